@@ -1,0 +1,1 @@
+"""Where the routing table and its whole history are kept."""

@@ -1,0 +1,1 @@
+"""What both planes share: the nouns, the decisions, discovery, telemetry and the ``mesh`` command."""

@@ -1,0 +1,82 @@
+"""``mesh sidecar``: run a sidecar in the foreground until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Any
+
+import click
+import uvloop
+
+from mesh.cli.sidecar_options import read_config, sidecar_options
+from mesh.model.errors import InvalidError
+from proxy.admin import AdminServer
+from proxy.config import SidecarConfig
+from proxy.drain import drain
+from proxy.sidecar import Sidecar
+
+logger = logging.getLogger(__name__)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "MESH"})
+@sidecar_options
+def command(log_level: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
+    r"""Run a sidecar beside a service.
+
+    The program keeps its own port; other services reach it through --inbound, and it reaches them through
+    --outbound: http://127.0.0.1:15001 with the service's name as Host, or as HTTP_PROXY. Every option can stand in
+    the environment (MESH_SERVICE, MESH_PORT …) or in the file named by --config.
+
+    \b
+    With the control server's own discovery:
+      mesh sidecar --service reviews --port 8080 --version v1 --control 127.0.0.1:15010
+    With Consul for discovery:
+      mesh sidecar --service reviews --port 8080 --consul http://127.0.0.1:8500 --control 127.0.0.1:15010
+    From one file, with nothing else running:
+      mesh sidecar --config sidecar.yaml
+    """
+    configure_logging(log_level)
+    config = checked_config(options)
+    sys.exit(uvloop.run(serve(config)))
+
+
+def configure_logging(level: str | None) -> None:
+    """Log lines to standard error."""
+    logging.basicConfig(
+        level=(level or "info").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+
+
+def checked_config(options: dict[str, Any]) -> SidecarConfig:
+    """The configuration, or a usage error that names everything wrong."""
+    try:
+        return read_config(options)
+    except InvalidError as error:
+        message = "the settings are not valid:\n" + "\n".join(f"  {v}" for v in error.violations)
+        raise click.UsageError(message) from error
+
+
+async def serve(config: SidecarConfig) -> int:
+    """Run until told to stop, drain, stop; gives the exit code."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    sidecar = Sidecar(config)
+    admin = AdminServer(sidecar)
+    try:
+        await sidecar.start()
+        await admin.start()
+    except OSError as error:
+        logger.error("%s", error.strerror or error)  # noqa: TRY400 - the message says it all
+        await admin.close()
+        await sidecar.close()
+        return 1
+    await stop.wait()
+    await drain(sidecar)
+    await sidecar.close()
+    await admin.close()
+    return 0

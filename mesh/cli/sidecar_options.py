@@ -1,0 +1,167 @@
+"""The options of ``mesh sidecar`` and ``mesh run``: flags over environment over the YAML file over defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+
+from mesh.model.errors import InvalidError, Violation
+from mesh.model.name import DEFAULT_NAMESPACE, Name
+from proxy.config import Address, SidecarConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--service", help="The service beside this sidecar: a DNS label.  [required]"),
+    click.option("--namespace", help="Namespace of the service and of names without one.  [default: default]"),
+    click.option("--port", type=int, help="The program's port on 127.0.0.1. Left out for a program that only calls."),
+    click.option("--version", "version", help="What is registered as Meta.version, the subset's name: v2."),
+    click.option("--inbound", metavar="HOST:PORT", help="Where other sidecars come in.  [default: 127.0.0.1:15006]"),
+    click.option("--outbound", metavar="HOST:PORT", help="Where the program calls out.  [default: 127.0.0.1:15001]"),
+    click.option("--admin", metavar="HOST:PORT", help="Admin pages; keep it on loopback.  [default: 127.0.0.1:15000]"),
+    click.option("--control", metavar="HOST:PORT", help="Control server: tables; discovery without --consul."),
+    click.option("--consul", metavar="URL", help="Consul agent, http://HOST:PORT; token from CONSUL_HTTP_TOKEN."),
+    click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="YAML: these keys, services:, routes:."),
+    click.option("--upstream", multiple=True, metavar="NAME=PORT", help="A local port for one service; repeatable."),
+    click.option("--advertise", metavar="HOST[:PORT]", help="What is registered.  [default: the inbound address]"),
+    click.option("--instance-id", help="Unique within the service.  [default: SERVICE-HOSTNAME-INBOUNDPORT]"),
+    click.option("--check", metavar="tcp|PATH", help="How the program is checked each second.  [default: tcp]"),
+    click.option("--egress", type=click.Choice(["deny", "allow"]), help="Names that are no service.  [default: deny]"),
+    click.option("--workers", type=int, help="Processes that carry traffic.  [default: 1]"),
+    click.option("--drain-s", type=float, help="How long leaving may take, in seconds.  [default: 30]"),
+    click.option("--data", "data", metavar="DIR", help="Where the last good table is kept.  [default: none]"),
+    click.option("--services", "services_file", metavar="FILE", help="Endpoints from a YAML file instead of a server."),
+    click.option("--suffix", multiple=True, metavar=".DOMAIN", help="Domain of service names; repeatable."),
+    click.option("--trace-ratio", type=float, help="Share of new traces that is sampled, 0 to 1.  [default: 0.01]"),
+    click.option("--trace-formats", metavar="LIST", help="Of tracecontext, b3, b3multi.  [default: tracecontext]"),
+    click.option("--access-log", type=click.Choice(["off", "sampled", "all"]), help="[default: off]"),
+    click.option("--access-log-format", type=click.Choice(["json", "text"]), help="[default: json]"),
+    click.option("--access-log-path", metavar="FILE", help="Where to; - is standard output.  [default: -]"),
+    click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]"),
+)  # fmt: skip
+
+_FILE_ONLY = {"upstreams", "services", "routes"}
+_KEYS = {
+    "service", "namespace", "port", "version", "inbound", "outbound", "admin", "control", "consul", "advertise",
+    "instance-id", "check", "egress", "workers", "drain-s", "data", "suffix", "trace-ratio", "trace-formats",
+    "access-log", "access-log-format", "access-log-path", "log-level",
+} | _FILE_ONLY  # fmt: skip
+
+
+def sidecar_options(command: F) -> F:
+    """Give a command all options of a sidecar."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def read_config(options: Mapping[str, Any]) -> SidecarConfig:
+    """Make the configuration of what was given. Raises InvalidError with everything that is wrong."""
+    wrong: list[Violation] = []
+    document = _read_file(options.get("config"), wrong)
+    given: dict[str, Any] = {key.replace("-", "_"): value for key, value in document.items()}
+    given.update({key: value for key, value in options.items() if value not in (None, ())})
+
+    def value(key: str, read: Callable[[Any], Any], default: Any) -> Any:  # noqa: ANN401 - each key has its own type
+        if key not in given:
+            return default
+        try:
+            return read(given[key])
+        except (ValueError, TypeError) as error:
+            wrong.append(Violation(key.replace("_", "-"), str(error)))
+            return default
+
+    namespace = value("namespace", str, DEFAULT_NAMESPACE)
+    service = given.get("service")
+    if not service:
+        wrong.append(Violation("service", "is missing; give --service NAME, MESH_SERVICE or service: in the file"))
+        service = "unnamed"
+    defaults = SidecarConfig(Name(namespace, str(service)))
+    services = given.get("services") if isinstance(given.get("services"), Mapping) else None
+    config = SidecarConfig(
+        service=Name(namespace, str(service)),
+        port=value("port", int, None),
+        version=value("version", str, ""),
+        inbound=value("inbound", Address.parse, defaults.inbound),
+        outbound=value("outbound", Address.parse, defaults.outbound),
+        admin=value("admin", Address.parse, defaults.admin),
+        control=value("control", lambda text: Address.parse(text, 15010), None),
+        consul=value("consul", _consul_url, None),
+        upstreams=value("upstream", lambda _: _upstreams(given, namespace), {})
+        or value("upstreams", lambda _: _upstreams(given, namespace), {}),
+        advertise=value("advertise", lambda text: Address.parse(text, 0), None),
+        instance_id=value("instance_id", str, ""),
+        check=value("check", str, "tcp"),
+        egress=value("egress", lambda text: text in ("allow", True), default=False),
+        workers=value("workers", int, 1),
+        drain_s=value("drain_s", float, defaults.drain_s),
+        data_dir=value("data", Path, None),
+        suffixes=value("suffix", _suffixes, defaults.suffixes),
+        trace_ratio=value("trace_ratio", float, defaults.trace_ratio),
+        trace_formats=value("trace_formats", lambda text: tuple(str(text).split(",")), defaults.trace_formats),
+        access_log=value("access_log", _yaml_off, defaults.access_log),
+        access_log_format=value("access_log_format", str, defaults.access_log_format),
+        access_log_path=value("access_log_path", str, defaults.access_log_path),
+        services=services,
+        services_file=value("services_file", Path, None),
+        routes=tuple(given.get("routes") or ()),
+    )
+    try:
+        config.validate()
+    except InvalidError as error:
+        wrong.extend(v for v in error.violations if v.field not in {w.field for w in wrong})
+    if wrong:
+        raise InvalidError(wrong)
+    return config
+
+
+def _read_file(path: Path | None, wrong: list[Violation]) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        document = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        wrong.append(Violation("config", f"{path} cannot be read: {error.strerror}"))
+        return {}
+    except yaml.YAMLError as error:
+        wrong.append(Violation("config", f"{path} is not YAML: {error}"))
+        return {}
+    if not isinstance(document, dict):
+        wrong.append(Violation("config", f"{path} holds {type(document).__name__}, not a mapping of settings"))
+        return {}
+    known = ", ".join(sorted(_KEYS))
+    wrong.extend(Violation(str(key), f"is no setting; known are {known}") for key in document if key not in _KEYS)
+    return document
+
+
+def _upstreams(given: Mapping[str, Any], namespace: str) -> dict[Name, int]:
+    found: dict[Name, int] = {}
+    section = given.get("upstreams") or {}
+    if not isinstance(section, Mapping):
+        message = "upstreams is not a mapping of NAME: PORT"
+        raise TypeError(message)
+    pairs = [(str(name), str(port)) for name, port in section.items()]
+    pairs += [tuple(item.partition("=")[::2]) for item in given.get("upstream") or ()]
+    for name, port in pairs:
+        if not port.isdigit() or not int(port) <= 65535:
+            message = f"{name}={port} is not NAME=PORT"
+            raise ValueError(message)
+        found[Name.parse(name, namespace)] = int(port)
+    return found
+
+
+def _consul_url(text: str) -> str:
+    return text if "://" in text else f"http://{text}"
+
+
+def _suffixes(given: Any) -> tuple[str, ...]:  # noqa: ANN401 - one string or several
+    items = [given] if isinstance(given, str) else list(given)
+    return tuple(item if item.startswith(".") else f".{item}" for item in items)
+
+
+def _yaml_off(given: Any) -> str:  # noqa: ANN401 - YAML reads a bare ``off`` as False
+    return "off" if given is False else str(given)

@@ -1,0 +1,1 @@
+"""Where endpoints come from: Consul, the control server's registry, or a file."""

@@ -1,0 +1,225 @@
+"""Which rule takes a request: the Gateway API's matching and precedence, compiled once per table.
+
+Precedence over all rules of all routes of a service (Gateway API, HTTPRouteMatch): Exact path, then regular
+expression (its place is ours to choose: it is more deliberate than a prefix), then the longest prefix; then a
+match with a method, then more headers, then more query parameters, then the older route, then the smaller
+namespace/name, then the earlier rule and match.
+
+Paths are compared as sent, undecoded; dot segments are resolved for the comparison only (RFC 3986 §5.2.4).
+What each choice misses: ``/%61`` does not match ``/a``. A service with routes of which none matches takes nothing:
+the request is refused, not passed through.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from mesh.http.message import RequestHead
+from mesh.model.regex import compile_regex
+from mesh.model.route import PathType, Route, RouteMatch, ValueMatch, ValueType
+
+T = TypeVar("T")
+
+Condition = Callable[[RequestHead], bool]
+
+
+@dataclass(slots=True)
+class Candidate(Generic[T]):
+    """One match of one rule, ready to be tried. ``conditions`` are all but the path."""
+
+    route: Route
+    rule_index: int
+    match: RouteMatch
+    value: T
+    conditions: tuple[Condition, ...]
+    path_matches: Callable[[bytes], bool]
+    order: tuple[object, ...] = field(default=())
+
+    def refusal(self, request: RequestHead, path: bytes) -> str | None:
+        """Why this candidate does not take the request, in words; None where it does."""
+        if not self.path_matches(path):
+            return f"path is not {self.match.path.type.value} {self.match.path.value}"
+        if self.match.method is not None and request.method != self.match.method.encode():
+            return f"method is not {self.match.method}"
+        for kind, wanted, actual in (
+            *(("header", h, _header(request, h.name)) for h in self.match.headers),
+            *(("query parameter", q, _query_value(request.target, q.name)) for q in self.match.query_params),
+        ):
+            if not _value_test(wanted)(actual):
+                said = "absent" if actual is None else f"{actual.decode('latin-1')!r}"
+                return f"{kind} {wanted.name} is {said}, not {wanted.type.value} {wanted.value!r}"
+        return None
+
+
+class Matcher(Generic[T]):
+    """All candidates of one service, in order of precedence. ``match`` is on the request path."""
+
+    __slots__ = ("_by_exact_path", "_catch_all", "_prefix_groups", "_prefix_pattern", "_regexes", "candidates")
+
+    def __init__(self, rules: Iterable[tuple[Route, int, T]]) -> None:
+        """``rules``: (route, index of one of its rules, what to return when that rule takes a request)."""
+        self.candidates: list[Candidate[T]] = sorted(
+            (_candidate(route, index, number, match, value) for route, index, value in rules
+             for number, match in enumerate(route.rules[index].matches)),
+            key=lambda c: c.order,
+        )  # fmt: skip
+        self._by_exact_path: dict[bytes, list[Candidate[T]]] = {}
+        self._regexes: list[Candidate[T]] = []
+        prefixes: dict[bytes, list[Candidate[T]]] = {}
+        for candidate in self.candidates:
+            path = candidate.match.path
+            if path.type is PathType.EXACT:
+                self._by_exact_path.setdefault(path.value.encode(), []).append(candidate)
+            elif path.type is PathType.REGULAR_EXPRESSION:
+                self._regexes.append(candidate)
+            else:
+                prefixes.setdefault(_trimmed(path.value), []).append(candidate)
+        # Longest first, so that the alternation finds the longest prefix; only literals, so it cannot backtrack.
+        ordered = sorted(prefixes.items(), key=lambda item: (-len(item[0]), item[0]))
+        self._prefix_groups = [candidates for _, candidates in ordered]
+        self._prefix_pattern = re.compile(b"|".join(b"(%b)(?=/|$)" % re.escape(p) for p, _ in ordered) or b"(?!)")
+        only = self.candidates[0] if len(self.candidates) == 1 else None
+        self._catch_all = (
+            only if only and only.match.path.type is PathType.PREFIX and only.match.path.value == "/"
+            and not only.conditions else None
+        )  # fmt: skip
+
+    def match(self, request: RequestHead) -> T | None:
+        """The value of the rule that takes ``request``; None where no rule does."""
+        if self._catch_all is not None:
+            return self._catch_all.value
+        path = comparable_path(request.target)
+        if self._by_exact_path:
+            found = _first(self._by_exact_path.get(path, ()), request)
+            if found is not None:
+                return found.value
+        for candidate in self._regexes:
+            if candidate.path_matches(path) and all(test(request) for test in candidate.conditions):
+                return candidate.value
+        hit = self._prefix_pattern.match(path)
+        if hit is None or hit.lastindex is None:
+            return None
+        group = self._prefix_groups[hit.lastindex - 1]
+        first = group[0]
+        if not first.conditions:
+            return first.value
+        found = _first(group, request)
+        if found is None:
+            # Shorter prefixes come after all matches of the longest one; rare, so the plain order is good enough.
+            for group in self._prefix_groups[hit.lastindex :]:
+                if group[0].path_matches(path):
+                    found = _first(group, request)
+                    if found is not None:
+                        break
+        return None if found is None else found.value
+
+
+def comparable_path(target: bytes) -> bytes:
+    """The path of ``target`` without its query, dot segments resolved."""
+    path = target.partition(b"?")[0]
+    return _without_dot_segments(path) if b"/." in path else path
+
+
+def _without_dot_segments(path: bytes) -> bytes:
+    """RFC 3986 §5.2.4 for a path that starts with a slash."""
+    kept: list[bytes] = []
+    segments = path.split(b"/")[1:]
+    for segment in segments:
+        if segment == b"..":
+            if kept:
+                kept.pop()
+        elif segment != b".":
+            kept.append(segment)
+    if segments[-1] in (b".", b".."):
+        kept.append(b"")
+    return b"/" + b"/".join(kept)
+
+
+def _first(candidates: Sequence[Candidate[T]], request: RequestHead) -> Candidate[T] | None:
+    for candidate in candidates:
+        for test in candidate.conditions:
+            if not test(request):
+                break
+        else:
+            return candidate
+    return None
+
+
+def _trimmed(prefix: str) -> bytes:
+    """``/abc/`` and ``/abc`` are one prefix; ``/`` is the empty one, before any element (Gateway API)."""
+    return prefix.rstrip("/").encode()
+
+
+def _candidate(route: Route, index: int, number: int, match: RouteMatch, value: T) -> Candidate[T]:
+    conditions: list[Condition] = []
+    if match.method is not None:
+        conditions.append(_method_condition(match.method.encode()))
+    conditions.extend(_header_condition(h) for h in match.headers)
+    conditions.extend(_query_condition(q) for q in match.query_params)
+    path = match.path
+    kinds = {PathType.EXACT: 0, PathType.REGULAR_EXPRESSION: 1, PathType.PREFIX: 2}
+    order = (
+        kinds[path.type],
+        -len(_trimmed(path.value)) if path.type is PathType.PREFIX else 0,
+        match.method is None,
+        -len(match.headers),
+        -len(match.query_params),
+        route.created_unix_s,
+        route.name.namespace,
+        route.name.name,
+        index,
+        number,
+    )
+    return Candidate(route, index, match, value, tuple(conditions), _path_test(match), order)
+
+
+def _path_test(match: RouteMatch) -> Callable[[bytes], bool]:
+    path = match.path
+    if path.type is PathType.EXACT:
+        exact = path.value.encode()
+        return lambda actual: actual == exact
+    if path.type is PathType.REGULAR_EXPRESSION:
+        pattern = compile_regex(path.value)
+        return lambda actual: pattern.fullmatch(actual) is not None
+    prefix = _trimmed(path.value)
+    return lambda actual: actual.startswith(prefix) and actual[len(prefix) : len(prefix) + 1] in (b"", b"/")
+
+
+def _value_test(wanted: ValueMatch) -> Callable[[bytes | None], bool]:
+    if wanted.type is ValueType.EXACT:
+        exact = wanted.value.encode()
+        return lambda actual: actual == exact
+    pattern = compile_regex(wanted.value)
+    return lambda actual: actual is not None and pattern.fullmatch(actual) is not None
+
+
+def _method_condition(method: bytes) -> Condition:
+    return lambda request: request.method == method
+
+
+def _header(request: RequestHead, name: str) -> bytes | None:
+    return request.authority if name == "host" else request.header(name.encode())
+
+
+def _header_condition(wanted: ValueMatch) -> Condition:
+    test, name = _value_test(wanted), wanted.name
+    return lambda request: test(_header(request, name))
+
+
+def _query_condition(wanted: ValueMatch) -> Condition:
+    test, name = _value_test(wanted), wanted.name
+    return lambda request: test(_query_value(request.target, name))
+
+
+def _query_value(target: bytes, name: str) -> bytes | None:
+    """The first value of the query parameter ``name``, percent-decoded, "+" as a space (WHATWG URL, form decoding)."""
+    wanted = name.encode()
+    for pair in target.partition(b"?")[2].split(b"&"):
+        key, _, value = pair.partition(b"=")
+        if unquote_to_bytes(key.replace(b"+", b" ")) == wanted:
+            return unquote_to_bytes(value.replace(b"+", b" "))
+    return None

@@ -1,0 +1,1 @@
+"""The gRPC contracts (``*.proto``) with their generated code beside them."""

@@ -1,0 +1,1 @@
+"""The generated package; the meaning of everything here stands in ``protos/mesh``."""

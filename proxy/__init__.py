@@ -1,0 +1,1 @@
+"""The data plane: the asyncio sidecar. Read ``exchange.py`` first."""

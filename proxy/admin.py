@@ -1,0 +1,216 @@
+"""The admin pages, on loopback: what this sidecar is, does and would do; for people and, as JSON, for programs.
+
+``?format=json`` or ``Accept: application/json`` gives JSON; a browser gets a readable page.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from mesh.http.message import KNOWN_REQUEST_FIELDS, RequestHead
+from mesh.model.gateway_api import to_document
+from proxy.explain import why
+from proxy.sidecar import bound_socket
+
+if TYPE_CHECKING:
+    from proxy.config import Address
+    from proxy.sidecar import Sidecar
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>sidemesh {name}</title>
+<style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}}
+nav a{{margin-right:1rem}}pre{{background:#f4f4f5;padding:1rem;overflow:auto;border-radius:6px}}h1{{font-size:1.3rem}}
+@media(prefers-color-scheme:dark){{body{{background:#18181b;color:#e4e4e7}}pre{{background:#27272a}}a{{color:#93c5fd}}}}</style>
+<nav>{links}</nav><h1>{title}</h1><pre>{body}</pre></html>"""
+
+
+class AdminServer:
+    """The HTTP server of one sidecar's admin pages."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        """Nothing listens before ``start``."""
+        self._sidecar = sidecar
+        self._runner: web.AppRunner | None = None
+        self._pages: dict[str, Callable[[web.Request], Any]] = {
+            "clusters": self._clusters,
+            "routes": self._routes,
+            "config_dump": self._config_dump,
+            "why": self._why,
+            "stats": self._stats,
+        }
+
+    async def start(self) -> None:
+        """Listen; the address is put into ``sidecar.addresses["admin"]``. Raises OSError where the port is taken."""
+        app = web.Application()
+        app.router.add_get("/", self._index)
+        app.router.add_get("/live", _live)
+        app.router.add_get("/ready", self._ready)
+        app.router.add_get("/metrics", self._metrics)
+        for name in self._pages:
+            app.router.add_get(f"/{name}", self._page)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        address: Address = self._sidecar.config.admin
+        site = web.SockSite(self._runner, bound_socket(address))
+        await site.start()
+        self._sidecar.addresses["admin"] = type(address)(address.host, self._runner.addresses[0][1])
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    # --- pages ------------------------------------------------------------------------------------------------------
+
+    async def _index(self, request: web.Request) -> web.StreamResponse:
+        return self._render(request, str(self._sidecar.config.node), self._overview())
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        name = request.path.strip("/")
+        return self._render(request, name, self._pages[name](request))
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        sidecar = self._sidecar
+        if sidecar.is_ready:
+            return web.Response(text="ready\n")
+        reason = "stopping" if sidecar.is_stopping else "no routing table yet"
+        return web.Response(status=503, text=f"not ready: {reason}\n")
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(text=self._sidecar.metrics_text(), content_type="text/plain", charset="utf-8")
+
+    def _overview(self) -> dict[str, Any]:
+        sidecar = self._sidecar
+        feed = sidecar.feed
+        return {
+            "node": sidecar.config.node,
+            "service": str(sidecar.config.service),
+            "version": sidecar.config.version,
+            "ready": sidecar.is_ready,
+            "listens": {name: str(address) for name, address in sidecar.addresses.items()},
+            "table": str(sidecar.plane.table.id) if sidecar.plane.table else "none",
+            "control": None
+            if feed is None
+            else {
+                "connected": feed.is_connected,
+                "acks": feed.acks,
+                "nacks": feed.nacks,
+                "last_error": feed.last_error,
+            },
+            "program": sidecar.plane.program_state,
+            "registered": sidecar.registration is not None and sidecar.registration.is_registered,
+            "exchanges_under_way": len(sidecar.plane.exchanges),
+        }
+
+    def _clusters(self, _: web.Request) -> list[dict[str, Any]]:
+        sidecar = self._sidecar
+        reports = {r.service: r for r in sidecar.catalog.report()} if sidecar.catalog else {}
+        return [
+            {
+                "service": str(service.name),
+                "source": reports[name].source if name in reports else None,
+                "age_s": reports[name].age_s if name in reports else None,
+                "source_error": reports[name].error if name in reports else None,
+                "requests_in_flight": service.usage.requests,
+                "pending": service.usage.pending,
+                "connections": service.usage.connections,
+                "clusters": [{"name": c.name, "usable": [e.model.id for e in c.usable]} for c in service.clusters],
+                "endpoints": [
+                    {
+                        "id": e.model.id,
+                        "address": e.address,
+                        "health": e.model.health.value,
+                        "metadata": dict(e.model.metadata),
+                        "ejected": e.outlier.is_ejected,
+                        "failures_in_a_row": e.outlier.consecutive_failures,
+                        "active": e.active,
+                        "requests": e.requests,
+                        "connections": len(e.connections),
+                    }
+                    for e in service.endpoints.values()
+                ],
+            }
+            for name, service in sorted(sidecar.plane.services.items(), key=lambda item: str(item[0]))
+        ]
+
+    def _routes(self, _: web.Request) -> list[dict[str, Any]]:
+        table = self._sidecar.plane.table
+        return [to_document(route) for route in (table.snapshot.routes if table and table.snapshot else ())]
+
+    def _config_dump(self, _: web.Request) -> dict[str, Any]:
+        sidecar = self._sidecar
+        table = sidecar.plane.table
+        snapshot = table.snapshot if table else None
+        settings = {field: _plain(getattr(sidecar.config, field)) for field in sidecar.config.__slots__}
+        return {
+            "settings": settings,
+            "table": {
+                "epoch": snapshot.id.epoch if snapshot else None,
+                "version": snapshot.id.version if snapshot else None,
+                "digest": snapshot.id.digest if snapshot else None,
+                "resources": [to_document(r.value) for r in snapshot.resources] if snapshot else [],
+            },
+        }
+
+    def _stats(self, _: web.Request) -> dict[str, Any]:
+        sidecar = self._sidecar
+        recorder = sidecar.recorder
+        return {
+            "requests": [
+                {"labels": series.labels, "status": status, "flag": flag, "count": cell.count,
+                 "mean_ms": round(cell.duration_sum_ms / cell.count, 3)}
+                for series in recorder.series.values()
+                for (status, flag), cell in series.cells.items()
+            ],
+            "retries": dict(recorder.retries),
+            "ejections": recorder.ejections,
+            "retry_budget_exhausted": recorder.budget_exhausted,
+            "discovery": dict(sidecar.catalog.counts) if sidecar.catalog else {},
+        }  # fmt: skip
+
+    def _why(self, request: web.Request) -> dict[str, Any]:
+        url = urlsplit(request.query.get("url", ""))
+        if not url.netloc:
+            return {"usage": "/why?method=GET&url=http://reviews/path&header=name:value (header may be repeated)"}
+        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        headers = [
+            (name.strip().lower().encode("latin-1"), value.strip().encode("latin-1"))
+            for name, _, value in (h.partition(":") for h in request.query.getall("header", []))
+        ]
+        head = RequestHead(
+            request.query.get("method", "GET").encode("latin-1"),
+            target.encode("latin-1", "replace"),
+            url.netloc.encode("latin-1", "replace"),
+            [h for h in headers if h[0] not in KNOWN_REQUEST_FIELDS],
+            {name: value for name, value in headers if name in KNOWN_REQUEST_FIELDS},
+        )
+        return why(self._sidecar.plane, head)
+
+    # --- rendering --------------------------------------------------------------------------------------------------
+
+    def _render(self, request: web.Request, title: str, value: Any) -> web.Response:  # noqa: ANN401 - any JSON value
+        text = json.dumps(value, indent=2, default=str)
+        wants_page = "text/html" in request.headers.get("Accept", "") and request.query.get("format") != "json"
+        if not wants_page:
+            return web.Response(text=text + "\n", content_type="application/json")
+        names = ["", "ready", "live", "metrics", *self._pages]
+        links = "".join(f'<a href="/{name}">{name or "overview"}</a>' for name in names)
+        page = _PAGE.format(
+            name=html.escape(self._sidecar.config.node), links=links, title=html.escape(title), body=html.escape(text)
+        )
+        return web.Response(text=page, content_type="text/html")
+
+
+async def _live(_: web.Request) -> web.Response:
+    return web.Response(text="live\n")
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any setting
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return value if isinstance(value, (int, float, bool, type(None))) else str(value)

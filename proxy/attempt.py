@@ -1,0 +1,128 @@
+"""One try of an exchange on one endpoint: what came back so far, and the relay of its body.
+
+The upstream shell calls ``on_…``; the exchange reads the attributes after it was resumed with the attempt itself as
+the event. Body pieces never resume the exchange: before the answer is committed they are kept here (a little, then
+the endpoint is paused), after it they go straight downstream.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh.http.headers import Headers
+from mesh.http.message import ResponseHead
+from mesh.http.outcome import PerTryTimeout, ProxyError
+
+if TYPE_CHECKING:
+    from proxy.exchange import Exchange
+    from proxy.ports import UpstreamStream
+    from proxy.upstream.endpoint import UpstreamEndpoint
+
+HELD_BYTES = 64 * 1024
+"""Body bytes kept of an answer that nobody has accepted yet; then the endpoint is paused."""
+
+
+class Attempt:
+    """See the module. ``is_detached``: given up; whatever still comes of it is dropped."""
+
+    __slots__ = (
+        "body_bytes",
+        "deadline_s",
+        "endpoint",
+        "ended",
+        "error",
+        "exchange",
+        "head",
+        "is_committed",
+        "is_detached",
+        "method",
+        "pieces",
+        "reused",
+        "span_id",
+        "started_s",
+        "stream",
+        "trailers",
+        "wants_fresh",
+    )
+
+    def __init__(self, exchange: Exchange, endpoint: UpstreamEndpoint, started_s: float) -> None:
+        """Begin without a connection."""
+        self.exchange = exchange
+        self.endpoint = endpoint
+        self.method = exchange.request.method
+        self.started_s = started_s
+        self.deadline_s = 0.0
+        self.stream: UpstreamStream | None = None
+        self.head: ResponseHead | None = None
+        self.error: ProxyError | None = None
+        self.pieces: list[bytes] = []
+        self.body_bytes = 0
+        self.trailers: Headers = []
+        self.ended = False
+        self.is_committed = False
+        self.is_detached = False
+        self.reused = False
+        self.wants_fresh = False
+        self.span_id = b""
+
+    def on_stream(self, stream: UpstreamStream) -> None:
+        """A connection is there."""
+        self.stream = stream
+        self.exchange.post(self)
+
+    def on_informational(self, head: ResponseHead) -> None:
+        """A 1xx answer: passed on at once (RFC 9110 §15.2), unless another attempt is the one that answers."""
+        if not self.is_detached:
+            self.exchange.on_informational(head)
+
+    def on_head(self, head: ResponseHead) -> None:
+        """The final answer's head."""
+        self.head = head
+        self.exchange.post(self)
+
+    def on_data(self, piece: bytes) -> None:
+        """A piece of the answer's body."""
+        self.body_bytes += len(piece)
+        if self.is_committed:
+            self.exchange.downstream.send_data(piece)
+        else:
+            self.pieces.append(piece)
+            if self.body_bytes > HELD_BYTES and self.stream is not None:
+                self.stream.pause()
+
+    def on_end(self, trailers: Headers) -> None:
+        """The answer is complete; its connection is no longer this attempt's."""
+        self.ended = True
+        self.stream = None
+        if self.is_committed:
+            self.exchange.downstream.send_end(trailers)
+            self.exchange.post(self)
+        else:
+            self.trailers = trailers
+
+    def on_error(self, error: ProxyError) -> None:
+        """It failed, at any point; nothing else follows."""
+        self.error = error
+        self.stream = None
+        self.exchange.post(self)
+
+    def on_writable(self, *, writable: bool) -> None:
+        """The endpoint takes the request body (again), or is full."""
+        self.exchange.on_upstream_writable(writable=writable)
+
+    def on_deadline(self) -> None:
+        """``timeouts.backendRequest`` has passed: the answer's head is not there, so this try counts as failed."""
+        if not self.is_detached and not self.is_committed:
+            stream, self.stream = self.stream, None
+            self.error = PerTryTimeout(f"{self.endpoint} did not answer within timeouts.backendRequest")
+            if stream is not None:
+                stream.cancel()
+            self.exchange.post(self)
+
+    def detach(self) -> None:
+        """Give it up: a stream under way is cancelled; a connection that comes later goes to the pool."""
+        self.is_detached = True
+        self.pieces.clear()
+        if self.stream is not None:
+            self.stream.cancel()
+            self.stream = None

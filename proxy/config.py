@@ -1,0 +1,143 @@
+"""A sidecar's settings: a frozen value, checked whole before anything starts.
+
+Every wrong key is reported in one go, with its value and the accepted form. Durations are seconds.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mesh.model.errors import InvalidError, Violation
+from mesh.model.name import DEFAULT_NAMESPACE, Name, is_label
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """HOST:PORT. Port 0 asks for a free one, which is reported."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, default_port: int | None = None) -> Address:
+        """Read ``HOST:PORT``, ``:PORT``, ``[IPv6]:PORT``, or ``HOST`` where a port is known. Raises ValueError."""
+        host, colon, port = text.rpartition(":")
+        if (not colon or text.endswith("]")) and default_port is not None:
+            host, port = text, str(default_port)
+        host = host or "127.0.0.1"
+        if not port.isdigit() or int(port) > 65535 or not _HOST.fullmatch(host):
+            message = f"{text!r} is not HOST:PORT (port 0 to 65535)"
+            raise ValueError(message)
+        return cls(host.strip("[]"), int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Reached from this machine only."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Every address of this machine."""
+        return self.host in {"0.0.0.0", "::"}
+
+    def __str__(self) -> str:
+        """HOST:PORT, IPv6 in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarConfig:
+    """Everything a sidecar is told. The defaults are those of the command line (DESIGN.md, Contracts)."""
+
+    service: Name
+    port: int | None = None
+    """The program's port on loopback; None for a program that is only a client."""
+    version: str = ""
+    inbound: Address = Address("127.0.0.1", 15006)
+    outbound: Address = Address("127.0.0.1", 15001)
+    admin: Address = Address("127.0.0.1", 15000)
+    control: Address | None = None
+    consul: str | None = None
+    upstreams: Mapping[Name, int] = field(default_factory=dict, hash=False)
+    """A local port for each of these services, whatever Host says."""
+    advertise: Address | None = None
+    instance_id: str = ""
+    check: str = "tcp"
+    """``tcp``, or a path of the program that answers 2xx or 3xx while it is well."""
+    egress: bool = False
+    workers: int = 1
+    drain_s: float = 30.0
+    data_dir: Path | None = None
+    """Where the last good table is kept; None keeps none."""
+    suffixes: tuple[str, ...] = (".service.consul",)
+    trace_ratio: float = 0.01  # Istio's default of 1 %
+    trace_formats: tuple[str, ...] = ("tracecontext",)
+    access_log: str = "off"
+    """``off``, ``sampled`` (the exchanges whose trace is sampled, and all errors) or ``all``."""
+    access_log_format: str = "json"
+    access_log_path: str = "-"
+    services: Mapping[str, Any] | None = field(default=None, hash=False)
+    """Endpoints given in the configuration file itself."""
+    services_file: Path | None = None
+    routes: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    """HTTPRoute and ServicePolicy documents given in the configuration file itself."""
+    max_connections: int = 20_000
+    check_interval_s: float = 1.0
+
+    @property
+    def node(self) -> str:
+        """What this sidecar is called in ``mesh status``: stable over restarts."""
+        return (
+            f"{self.service}/{self.instance}"
+            if self.service.namespace == DEFAULT_NAMESPACE
+            else f"{self.service}.{self.instance}"
+        )
+
+    @property
+    def instance(self) -> str:
+        """The instance's id, unique within the service."""
+        return self.instance_id or f"{self.service.name}-{os.uname().nodename}-{self.inbound.port}"
+
+    def validate(self) -> None:
+        """Raise InvalidError with everything that is wrong."""
+        wrong = [Violation(key, message) for key, message in self._problems()]
+        if wrong:
+            raise InvalidError(wrong)
+
+    def _problems(self) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        if not is_label(self.service.name):
+            found.append(("service", f"{self.service.name!r} is not a DNS label (a-z, 0-9, inner '-')"))
+        if self.port is not None and not 1 <= self.port <= 65535:
+            found.append(("port", f"{self.port} is not a port (1 to 65535)"))
+        if self.check != "tcp" and not self.check.startswith("/"):
+            found.append(("check", f"{self.check!r} is neither 'tcp' nor a path that starts with '/'"))
+        if self.workers < 1:
+            found.append(("workers", f"{self.workers} is not a number of workers (1 or more)"))
+        if not 0.0 <= self.trace_ratio <= 1.0:
+            found.append(("trace-ratio", f"{self.trace_ratio} is not a ratio (0 to 1)"))
+        if self.drain_s < 0:
+            found.append(("drain-s", f"{self.drain_s} is negative"))
+        if self.access_log not in {"off", "sampled", "all"}:
+            found.append(("access-log", f"{self.access_log!r} is not one of off, sampled, all"))
+        if self.access_log_format not in {"json", "text"}:
+            found.append(("access-log-format", f"{self.access_log_format!r} is not one of json, text"))
+        unknown = [f for f in self.trace_formats if f not in {"tracecontext", "b3", "b3multi"}]
+        if unknown or not self.trace_formats:
+            found.append(("trace-formats", f"{unknown} are not among tracecontext, b3, b3multi"))
+        if self.consul is not None and not self.consul.startswith(("http://", "https://")):
+            found.append(("consul", f"{self.consul!r} is not a URL: http://HOST:PORT or https://HOST:PORT"))
+        return found

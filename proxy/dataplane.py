@@ -1,0 +1,268 @@
+"""One event loop's data plane: what all its exchanges share, built once and handed in.
+
+It knows no control server, no Consul and no gRPC: tables and endpoints come in through ``apply_table`` and
+``apply_endpoints``, names it has not heard of go out through ``Directory``. So a worker process runs the same code
+as a sidecar of one process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from mesh.http.outcome import ClientGone, NoRoute, ProxyError
+from mesh.http.trace_context import Propagation
+from mesh.model.name import Name
+from mesh.model.policy import ServicePolicy
+from mesh.model.route import BackendRef
+from mesh.model.service import Endpoint
+from mesh.model.snapshot import Snapshot
+from mesh.tasks import Tasks
+from mesh.telemetry.metrics import RequestSeries
+from proxy.deadlines import Deadlines
+from proxy.explain import decision_record
+from proxy.table import Names, ServiceEntry, Table, passthrough_rule
+from proxy.trampoline import Trampoline
+from proxy.upstream.service import Cluster, UpstreamService
+
+if TYPE_CHECKING:
+    from proxy.exchange import Exchange
+    from proxy.recorder import Recorder
+    from proxy.upstream.endpoint import UpstreamEndpoint
+
+logger = logging.getLogger(__name__)
+
+EGRESS = "(egress)"  # no DNS label, so no service can have this namespace
+TOUCH_S = 2.0
+
+Answer = Callable[[ProxyError | None], None]
+"""Told of a lookup's end: None when the service's endpoints have been applied, else what to answer."""
+
+
+class Directory(Protocol):
+    """Where the data plane asks for services it has not heard of."""
+
+    def look_up(self, service: Name, answer: Answer) -> None:
+        """Find ``service`` and apply its endpoints, then call ``answer`` (later, not from within); bounded in time.
+
+        A name in the namespace EGRESS is ``host:port`` outside the mesh, found by DNS.
+        """
+
+    def touch(self, services: set[Name]) -> None:
+        """These were used since the last call (about a second ago)."""
+
+    def connect_failed(self, service: Name, endpoint_id: str) -> None:
+        """Connecting to that endpoint failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneSettings:
+    """What a data plane is told once."""
+
+    service: Name
+    names: Names
+    allow_egress: bool = False
+    shares: int = 1
+    """Workers of this sidecar: limits and budgets are divided by it."""
+
+
+class DataPlane:
+    """See the module."""
+
+    def __init__(
+        self,
+        settings: PlaneSettings,
+        directory: Directory,
+        recorder: Recorder,
+        propagation: Propagation,
+        rng: Random,
+    ) -> None:
+        """Build it; ``start`` when the loop runs."""
+        self.settings = settings
+        self.shares = settings.shares
+        self.directory = directory
+        self.recorder = recorder
+        self.record = recorder.record
+        self.record_unread = recorder.record_unread
+        self.on_attempt = recorder.on_attempt
+        self.propagation = propagation
+        self.random = rng.random
+        self._bits = rng.getrandbits
+        self.clock = time.monotonic
+        self.now_s = time.monotonic()
+        """The time of the last sweep: good enough for idleness, and free."""
+        self.trampoline = Trampoline()
+        self.deadlines = Deadlines(self.clock, self.trampoline.drain)
+        self.tasks = Tasks("plane")
+        self.exchanges: set[Exchange] = set()
+        self.services: dict[Name, UpstreamService] = {}
+        self.table: Table | None = None
+        self.program_state = "passing"
+        self._policies: dict[Name, ServicePolicy] = {}
+        self._passthrough: dict[Name, ServiceEntry] = {}
+        self.deadlines.each_second.append(self._beat)
+
+    def start(self) -> None:
+        """Begin to keep time on the running loop."""
+        self.deadlines.start()
+
+    async def close(self) -> None:
+        """Close upstream connections and stop keeping time; exchanges still under way are given up."""
+        for exchange in tuple(self.exchanges):
+            exchange.post(ClientGone("the sidecar stops"))
+        self.trampoline.drain()
+        await self.tasks.close()
+        for service in self.services.values():
+            service.close()
+        self.deadlines.close()
+
+    # --- what comes in ----------------------------------------------------------------------------------------------
+
+    def apply_table(self, snapshot: Snapshot | None) -> None:
+        """Compile a checked snapshot and swap it in; None is the empty table. Raises before anything has changed."""
+        policies = {policy.name: policy for policy in snapshot.policies} if snapshot else {}
+        table = Table(snapshot, self.cluster_for, self.table)
+        for service in self.services.values():
+            if service.policy != policies.get(service.name):
+                service.set_policy(policies.get(service.name))
+        self._policies = policies
+        self.table = table
+
+    def apply_endpoints(self, service: Name, endpoints: tuple[Endpoint, ...]) -> None:
+        """Take what discovery tells of a service now."""
+        self.service(service).apply(endpoints)
+
+    def mark_unknown(self, service: Name) -> None:
+        """Discovery has never heard of the service."""
+        upstream = self.services.get(service)
+        if upstream is not None and not upstream.endpoints:
+            upstream.is_known = False
+
+    def drop_service(self, service: Name) -> None:
+        """Forget a service that nobody used for long and no route names."""
+        upstream = self.services.pop(service, None)
+        self._passthrough.pop(service, None)
+        if upstream is not None:
+            upstream.close()
+        if self.table is not None:
+            self.table.forget(service)
+
+    # --- what the request path asks ---------------------------------------------------------------------------------
+
+    def service(self, name: Name) -> UpstreamService:
+        """The service of that name, with its policy; made when first asked for."""
+        service = self.services.get(name)
+        if service is None:
+            service = self.services[name] = UpstreamService(self, name, self._policies.get(name))
+        return service
+
+    def cluster_for(self, ref: BackendRef) -> Cluster:
+        """The cluster a backendRef means."""
+        return self.service(ref.service).cluster(ref.subset, ref.port)
+
+    def entry(self, name: Name) -> ServiceEntry:
+        """How requests for the service are routed."""
+        assert self.table is not None  # noqa: S101 - the listener has looked
+        entry = self.table.entries.get(name) or self._passthrough.get(name)
+        if entry is None:
+            entry = self._passthrough[name] = ServiceEntry(name, passthrough_rule(name, self.cluster_for), [])
+        return entry
+
+    def find_entry(self, authority: bytes) -> tuple[ServiceEntry, int | None] | Name:
+        """Understand a Host seen for the first time; gives the name to look up where it is unheard of.
+
+        Raises NoRoute for one that cannot be a service's name.
+        """
+        assert self.table is not None  # noqa: S101 - the listener has looked
+        name, host, port = self.settings.names.parse(authority)
+        if name is None:
+            if not self.settings.allow_egress or not host:
+                raise NoRoute(no_such_service(host))
+            name = egress_name(host, port)
+        if name not in self.table.entries:
+            service = self.services.get(name)
+            if service is None or service.is_known is not True:
+                return name
+        found = self.entry(name), port
+        self.table.remember(authority, *found)
+        return found
+
+    def look_up(self, exchange: Exchange, name: Name) -> None:
+        """Ask the directory; ``exchange`` is resumed when the endpoints are applied, or with what to answer."""
+
+        def answer(error: ProxyError | None) -> None:
+            if isinstance(error, NoRoute):
+                self.mark_unknown(name)
+                if self.settings.allow_egress and name.namespace != EGRESS and exchange.request.authority:
+                    self._look_up_egress(exchange)
+                    return
+            exchange.post(error)
+            self.trampoline.drain()
+
+        self.directory.look_up(name, answer)
+
+    def _look_up_egress(self, exchange: Exchange) -> None:
+        authority = exchange.request.authority
+        _, host, port = self.settings.names.parse(authority)
+        name = egress_name(host, port)
+
+        def answer(error: ProxyError | None) -> None:
+            if error is None and self.table is not None:
+                self.table.remember(authority, self.entry(name), port)
+            exchange.post(error)
+            self.trampoline.drain()
+
+        self.directory.look_up(name, answer)
+
+    def decision_record(self, exchange: Exchange) -> bytes:
+        """Why the exchange went where it went, as one line of JSON."""
+        return decision_record(self, exchange)
+
+    def new_request_id(self) -> bytes:
+        """A random UUID (RFC 9562 version 4)."""
+        h = b"%032x" % self._bits(128)
+        return b"%b-%b-4%b-a%b-%b" % (h[:8], h[8:12], h[13:16], h[17:20], h[20:])
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+        """A loop timer, for what is rare."""
+        return asyncio.get_running_loop().call_later(delay_s, call)
+
+    def series_for(self, service: Name, subset: str | None) -> RequestSeries:
+        """The metrics of requests to that service."""
+        return self.recorder.series_for(service, subset)
+
+    # --- what it tells ----------------------------------------------------------------------------------------------
+
+    def on_connect_failed(self, service: Name, endpoint_id: str) -> None:
+        """Connecting failed: an endpoint kept only for lack of better knowledge may go."""
+        self.directory.connect_failed(service, endpoint_id)
+
+    def on_ejection(self, service: UpstreamService, endpoint: UpstreamEndpoint) -> None:
+        """Outlier detection took an endpoint out."""
+        self.recorder.on_ejection(service, endpoint)
+
+    def on_budget_exhausted(self, cluster: Cluster) -> None:
+        """A retry was not made, for the budget."""
+        self.recorder.on_budget_exhausted(cluster)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _beat(self, now: float) -> None:
+        self.directory.touch({s.name for s in self.services.values() if now - s.last_used_s <= TOUCH_S})
+        for service in tuple(self.services.values()):
+            service.beat(now)
+
+
+def no_such_service(host: str) -> str:
+    """What to tell the caller of an unknown name."""
+    return f"{host[:80]!r} is no service of the mesh; register it with discovery, or allow egress (--egress allow)"
+
+
+def egress_name(host: str, port: int | None) -> Name:
+    """The name that endpoints of a host outside the mesh are kept under."""
+    return Name(EGRESS, f"{host}:{port or 80}")

@@ -1,0 +1,71 @@
+"""Leaving without losing a request, and without a guessed sleep.
+
+(1) The instance is marked as leaving. (2) Inbound goes on accepting, and answers ``Connection: close``. (3) Wait
+until every connected sidecar that watches the service has reported an endpoint state without this instance; with no
+control server to ask, until no request came for 2 s. Both are bounded by ``drain_s``. (4) What is in flight is
+finished, within the same bound. What comes after (stopping the program, then outbound) is its caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import grpc.aio
+
+if TYPE_CHECKING:
+    from proxy.sidecar import Sidecar
+
+logger = logging.getLogger(__name__)
+
+QUIET_S = 2.0
+_POLL_S = 0.05
+
+
+async def drain(sidecar: Sidecar) -> None:
+    """Steps 1 to 4. Never raises; takes at most ``drain_s``."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + sidecar.config.drain_s
+    if sidecar.registration is None or sidecar.inbound is None:
+        await _in_flight(sidecar, end)
+        return
+    logger.info("draining: leaving discovery")
+    await sidecar.registration.announce_leaving()
+    sidecar.inbound.is_draining = True
+    try:
+        async with asyncio.timeout_at(end):
+            if not await _unseen(sidecar):
+                await _quiet(sidecar)
+    except TimeoutError:
+        logger.warning("draining: not everybody has taken note within %g s; going on", sidecar.config.drain_s)
+    await _in_flight(sidecar, end)
+
+
+async def _unseen(sidecar: Sidecar) -> bool:
+    """Wait until no sidecar may send here; False where the control server could not tell."""
+    if sidecar.feed is None or not sidecar.feed.is_connected:
+        return False
+    try:
+        async for nodes in sidecar.feed.await_unseen(sidecar.config.service, sidecar.config.instance):
+            logger.info("draining: %d sidecars may still send here", len(nodes))
+    except grpc.aio.AioRpcError as error:
+        logger.warning("draining: the control server cannot tell who may still send here: %s", error.details())
+        return False
+    return True
+
+
+async def _quiet(sidecar: Sidecar) -> None:
+    assert sidecar.inbound is not None  # noqa: S101 - drain has looked
+    started = sidecar.plane.clock()
+    while sidecar.plane.clock() - max(started, sidecar.inbound.last_request_s) < QUIET_S:  # noqa: ASYNC110 - a clock is waited for
+        await asyncio.sleep(_POLL_S)
+
+
+async def _in_flight(sidecar: Sidecar, end: float) -> None:
+    loop = asyncio.get_running_loop()
+    while loop.time() < end:
+        if not any(exchange.listener is sidecar.inbound for exchange in sidecar.plane.exchanges):
+            return
+        await asyncio.sleep(_POLL_S)
+    logger.warning("draining: %d exchanges are given up", len(sidecar.plane.exchanges))

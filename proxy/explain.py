@@ -1,0 +1,147 @@
+"""``mesh why``: what a request would meet here, and what a real one met (``x-mesh-explain``).
+
+Both ask the table that routes, so the answer cannot differ from what happens.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from mesh.http.message import RequestHead
+from mesh.rules.explain import Verdict, explain_match
+
+if TYPE_CHECKING:
+    from proxy.dataplane import DataPlane
+    from proxy.exchange import Exchange
+    from proxy.table import CompiledRule, ServiceEntry
+    from proxy.upstream.service import Cluster
+
+MAX_RECORD_BYTES = 4096  # it travels as a header; most clients take 8 KiB in all
+_MAX_SHOWN = 5
+
+
+def why(plane: DataPlane, request: RequestHead) -> dict[str, Any]:
+    """What would become of ``request`` on the outbound listener now, without sending anything."""
+    asked = {
+        "method": request.method.decode("latin-1"),
+        "authority": request.authority.decode("latin-1"),
+        "target": request.target.decode("latin-1"),
+    }
+    if plane.table is None:
+        return {"request": asked, "outcome": "503 NR: this sidecar never had a routing table"}
+    answer: dict[str, Any] = {"request": asked, "table": str(plane.table.id)}
+    name, host, port = plane.settings.names.parse(request.authority)
+    if name is None or (name not in plane.table.entries and name not in plane.services):
+        known = ", ".join(sorted(str(s) for s in {*plane.table.entries, *plane.services})) or "none"
+        answer["outcome"] = (
+            f"no service {host!r} is watched by this sidecar (watched: {known}); a first request looks it up"
+        )
+        return answer
+    answer["service"] = str(name)
+    entry = plane.entry(name)
+    verdicts = _verdicts(entry, request, port)
+    rule = (
+        entry.passthrough
+        if entry.matcher(port) is None
+        else next((v.value for v in verdicts if v.reason is None), None)
+    )
+    answer["candidates"] = [_shown(v) for v in verdicts]
+    if rule is None:
+        answer["outcome"] = "404 NR: the service has routes, and none of their rules takes this request"
+        return answer
+    answer["route"] = rule.label
+    answer["backends"] = _backends(rule)
+    if rule.split.is_drained:
+        answer["outcome"] = "503 UH: every backend has weight 0"
+    elif not answer["backends"]:
+        answer["outcome"] = "500 NC: the rule has no backendRefs"
+    else:
+        answer["outcome"] = "forwarded"
+    answer["retry"] = {
+        "attempts": rule.retry.attempts,
+        "codes": sorted(rule.retry.codes),
+        "for": "every method" if rule.retry.is_explicit else "idempotent methods; unsent requests of every method",
+    }
+    answer["timeouts"] = {"request_s": rule.timeout_s or None, "backend_request_s": rule.per_try_s or None}
+    return answer
+
+
+def decision_record(plane: DataPlane, exchange: Exchange) -> bytes:
+    """What a real request met, as one line of JSON that fits a header."""
+    rule, cluster, attempt = exchange.rule, exchange.cluster, exchange.attempt
+    record: dict[str, Any] = {"table": str(plane.table.id) if plane.table else "none"}
+    if rule is not None:
+        record["route"] = rule.label
+        record["backends"] = {b.cluster.name: b.ref.weight for b in rule.backends}
+    if cluster is not None:
+        record["cluster"] = cluster.name
+        record["usable"] = len(cluster.usable)
+        record["left_out"] = [
+            {"endpoint": e.model.id, "why": reason}
+            for e in cluster.service.endpoints.values()
+            if (reason := _left_out(cluster, e.model.id)) is not None
+        ][:_MAX_SHOWN]
+    if attempt is not None:
+        record["endpoint"] = f"{attempt.endpoint.model.id} {attempt.endpoint.address}"
+    record["retries"] = exchange.retries
+    if exchange.error is not None:
+        record["error"] = exchange.error.message
+    if rule is not None and rule.route is not None and plane.table is not None and cluster is not None:
+        parent = rule.route.parents[0].service
+        entry = plane.table.entries.get(parent)
+        if entry is not None:
+            record["passed_over"] = [_shown(v) for v in _verdicts(entry, exchange.request, None) if v.reason][
+                :_MAX_SHOWN
+            ]
+    text = json.dumps(record, ensure_ascii=True, separators=(",", ":")).encode()
+    if len(text) > MAX_RECORD_BYTES:
+        record.pop("passed_over", None)
+        record["left_out"] = []
+        text = json.dumps(record, ensure_ascii=True, separators=(",", ":")).encode()
+    return text[:MAX_RECORD_BYTES]
+
+
+def _verdicts(entry: ServiceEntry, request: RequestHead, port: int | None) -> list[Verdict[CompiledRule]]:
+    matcher = entry.matcher(port)
+    return [] if matcher is None else explain_match(matcher, request)
+
+
+def _shown(verdict: Verdict[CompiledRule]) -> dict[str, str]:
+    return {
+        "rule": f"{verdict.route}/{verdict.rule}",
+        "match": verdict.match,
+        "verdict": "takes it" if verdict.reason is None else verdict.reason,
+    }
+
+
+def _backends(rule: CompiledRule) -> list[dict[str, Any]]:
+    total = sum(b.ref.weight for b in rule.backends)
+    return [
+        {
+            "cluster": b.cluster.name,
+            "weight": b.ref.weight,
+            "share_percent": round(100.0 * b.ref.weight / total, 3) if total else 0.0,
+            "endpoints": [
+                {
+                    "id": e.model.id,
+                    "address": e.address,
+                    "active": e.active,
+                    "verdict": _left_out(b.cluster, e.model.id) or "may get it",
+                }
+                for e in b.cluster.service.endpoints.values()
+            ],
+        }
+        for b in rule.backends
+    ]
+
+
+def _left_out(cluster: Cluster, endpoint_id: str) -> str | None:
+    endpoint = cluster.service.endpoints[endpoint_id]
+    if endpoint in cluster.usable:
+        return None
+    if not cluster.holds(endpoint.model):
+        return f"not in subset {cluster.subset}"
+    if not endpoint.model.health.is_usable:
+        return f"health is {endpoint.model.health.value}"
+    return f"ejected after {endpoint.outlier.times_ejected} times of failures in a row"

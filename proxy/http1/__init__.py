@@ -1,0 +1,1 @@
+"""HTTP/1.1: a pure codec and its two shells."""

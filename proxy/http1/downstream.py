@@ -1,0 +1,387 @@
+"""One HTTP/1.1 connection of a client: reads its requests in turn and writes their answers.
+
+A shell: it moves bytes between the transport, the codec and the exchange under way. One exchange at a time;
+pipelined requests wait in the buffer and are answered in order (RFC 9112 §9.3.2). Every wait on the client has its
+limit (``ConnectionLimits``), every buffer its size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from mesh.http.headers import Headers
+from mesh.http.message import RequestHead, ResponseHead
+from mesh.http.outcome import BadRequest, ClientGone, ProxyError, RequestTimeout
+from proxy.exchange import Exchange
+from proxy.http1.body import BodyReader, ChunkedReader, LengthReader
+from proxy.http1.codec import (
+    DEFAULT_LIMITS,
+    HEAD_END,
+    HeadLimits,
+    check_partial_head,
+    chunk,
+    last_chunk,
+    parse_request,
+    response_bytes,
+)
+from proxy.request_body import RequestBody
+
+if TYPE_CHECKING:
+    from proxy.listener import Listener
+
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close with RST
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How long, in seconds, and how much a client may take."""
+
+    head: HeadLimits = DEFAULT_LIMITS
+    head_s: float = 10.0  # a head fits one packet or few; slower ones are Slowloris
+    idle_s: float = 3600.0  # Envoy's idle_timeout
+    first_byte_s: float = 60.0  # a connection that never asked anything
+    stall_s: float = 300.0  # Envoy's stream_idle_timeout: an exchange in which the client neither sends nor takes
+    pipelined_bytes: int = 64 * 1024  # read ahead at most this much behind a request that is being served
+    discard_bytes: int = 256 * 1024  # of a body nobody wants any more, before the connection is closed instead
+    linger_s: float = 2.0  # after an error, time for the client to read it before a reset could overtake it
+
+
+class Http1Downstream(asyncio.Protocol):
+    """See the module."""
+
+    __slots__ = (
+        "_buffer",
+        "_chunked_answer",
+        "_discarded",
+        "_ends_by_close",
+        "_keep_alive",
+        "_last_read_s",
+        "_lingering",
+        "_listener",
+        "_plane",
+        "_reading_paused",
+        "_reader",
+        "_since_s",
+        "_version",
+        "_without_body",
+        "exchange",
+        "is_writable",
+        "limits",
+        "peer_address",
+        "peer_port",
+        "served",
+        "transport",
+    )
+
+    def __init__(self, listener: Listener) -> None:
+        """A client of ``listener``, not yet connected."""
+        self._listener = listener
+        self._plane = listener.plane
+        self.limits = listener.limits
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self.exchange: Exchange | None = None
+        self.is_writable = True
+        self.peer_address = ""
+        self.peer_port = 0
+        self.served = 0
+        self._buffer = b""
+        self._reader: BodyReader | None = None
+        self._keep_alive = True
+        self._version = b"1.1"
+        self._chunked_answer = False
+        self._without_body = False
+        self._ends_by_close = False
+        self._discarded = 0
+        self._lingering = False
+        self._reading_paused = False
+        self._since_s = 0.0
+        self._last_read_s = 0.0
+
+    # --- the transport's side ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        self.transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        if peer:
+            self.peer_address, self.peer_port = peer[0], peer[1]
+        self._last_read_s = self._plane.now_s
+        if not self._listener.admit(self):
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request, of its body or of pipelined ones."""
+        self._last_read_s = self._plane.now_s
+        if self._lingering:
+            return
+        if self._reader is not None:
+            self._read_body(data)
+        elif self._buffer:
+            self._buffer += data
+        else:
+            self._buffer = data
+        if self.exchange is None:
+            self._advance()
+        elif len(self._buffer) > self.limits.pipelined_bytes:
+            self._pause_reading()
+        self._plane.trampoline.drain()
+
+    def eof_received(self) -> bool:
+        """The client closed its side: as with Envoy and nginx that means it no longer waits for an answer."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Closed, by either side."""
+        self._listener.forget(self)
+        self._buffer = b""
+        self._lingering = True
+        if self.exchange is not None:
+            how = f"reset ({exc})" if exc else "closed"
+            self.exchange.post(ClientGone(f"the client {how} the connection before its answer was complete"))
+        self._plane.trampoline.drain()
+
+    def pause_writing(self) -> None:
+        """The client reads slowly."""
+        self.is_writable = False
+        if self.exchange is not None:
+            self.exchange.on_downstream_writable(writable=False)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self.is_writable = True
+        self._last_read_s = self._plane.now_s
+        if self.exchange is not None:
+            self.exchange.on_downstream_writable(writable=True)
+            self._plane.trampoline.drain()
+
+    def check_time(self, now: float) -> None:
+        """Close a connection that took too long (once a second)."""
+        quiet_s = now - self._last_read_s
+        if self._lingering:
+            if now - self._since_s > self.limits.linger_s:
+                self.transport.abort()
+        elif self.exchange is not None:
+            is_waiting_for_client = not self.is_writable or (self._reader is not None and not self._reading_paused)
+            if is_waiting_for_client and quiet_s > self.limits.stall_s:
+                self.transport.abort()
+        elif self._buffer:
+            if now - self._since_s > self.limits.head_s:
+                self._refuse(RequestTimeout(f"the request head was not complete within {self.limits.head_s:g} s"))
+        elif quiet_s > (self.limits.idle_s if self.served else self.limits.first_byte_s):
+            self.transport.close()
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def resume(self, _event: object) -> None:
+        """See Resumable: an exchange is over and the next request waits in the buffer."""
+        if self.exchange is None and not self._lingering:
+            self._advance()
+
+    def _advance(self) -> None:
+        """Start exchanges for what the buffer holds, until one has to wait."""
+        while self.exchange is None and not self._lingering and self._buffer:
+            if self._reader is not None:
+                data, self._buffer = self._buffer, b""
+                self._read_body(data)
+                continue
+            try:
+                if not self._begin():
+                    return
+            except ProxyError as error:
+                self._refuse(error)
+
+    def _begin(self) -> bool:
+        """Begin an exchange with the next whole head; False where it is not whole yet. Raises BadRequest."""
+        buffer = self._buffer
+        end = buffer.find(HEAD_END)
+        if end <= 0:
+            if buffer.startswith(b"\r\n"):
+                self._buffer = buffer[2:]  # RFC 9112 §2.2: an empty line before a request line is ignored
+                return bool(self._buffer)
+            if not self._since_s:
+                self._since_s = self._plane.now_s
+            check_partial_head(buffer, self.limits.head)
+            return False
+        if buffer.startswith(b"\r\n"):
+            self._buffer = buffer[2:]
+            return True
+        request, self._keep_alive = parse_request(buffer[: end + 4], self.limits.head)
+        rest = buffer[end + 4 :]
+        self._since_s = 0.0
+        self._version = request.version
+        self._without_body = request.method == b"HEAD"
+        self.served += 1
+        if request.has_body:
+            self._begin_with_body(request, rest)
+        else:
+            self._buffer = rest
+            exchange = self.exchange = Exchange(self._listener, self, request, None)
+            exchange.begin()
+        return True
+
+    def _begin_with_body(self, request: RequestHead, rest: bytes) -> None:
+        length = request.content_length
+        reader: BodyReader = ChunkedReader(BadRequest) if length is None else LengthReader(length)
+        body = RequestBody(self)
+        self._buffer = reader.feed(rest, body.on_data) if rest else b""
+        if reader.ended:
+            body.on_end(reader.trailers)
+        else:
+            self._reader = reader
+        exchange = self.exchange = Exchange(self._listener, self, request, body)
+        exchange.begin()
+
+    def _read_body(self, data: bytes) -> None:
+        reader, exchange = self._reader, self.exchange
+        assert reader is not None  # noqa: S101 - only called with one
+        body = exchange.body if exchange is not None else None
+        try:
+            self._buffer = reader.feed(data, self._discard if body is None else body.on_data)
+        except ProxyError as error:
+            if exchange is not None:
+                self._keep_alive = False
+                self._reader = None
+                exchange.post(error)
+            else:
+                self._linger()
+            return
+        if reader.ended:
+            self._reader = None
+            if body is not None:
+                body.on_end(reader.trailers)
+
+    def _discard(self, piece: bytes) -> None:
+        """The rest of a body whose exchange is over: read up to a limit, so that the connection can be used again."""
+        self._discarded += len(piece)
+        if self._discarded > self.limits.discard_bytes:
+            self._linger()
+
+    # --- the exchange's side ----------------------------------------------------------------------------------------
+
+    def respond(self, head: ResponseHead, pieces: list[bytes], trailers: Headers, *, ended: bool) -> None:
+        """See DownstreamStream."""
+        if self._listener.is_draining:
+            self._keep_alive = False
+        framing = b"" if self._keep_alive else b"connection: close\r\n"
+        self._chunked_answer = self._ends_by_close = False
+        if head.content_length is not None:
+            framing += b"content-length: %d\r\n" % head.content_length
+        elif not self._without_body and head.has_body:
+            if self._version == b"1.1":
+                self._chunked_answer = True
+                framing += b"transfer-encoding: chunked\r\n"
+            else:
+                self._ends_by_close = True
+                self._keep_alive = False  # RFC 9112 §6.3: an HTTP/1.0 client reads until the end
+                framing = b"connection: close\r\n"
+        if self._version == b"1.0" and self._keep_alive:
+            framing += b"connection: keep-alive\r\n"
+        data = response_bytes(head, framing)
+        if pieces and not self._without_body:
+            data += b"".join([chunk(p) for p in pieces] if self._chunked_answer else pieces)
+        if ended and self._chunked_answer:
+            data += last_chunk(trailers)
+        self.transport.write(data)
+
+    def send_informational(self, head: ResponseHead) -> None:
+        """See DownstreamStream. RFC 9110 §15.2: never to an HTTP/1.0 client."""
+        if self._version == b"1.1":
+            self.transport.write(response_bytes(head, b""))
+
+    def send_data(self, piece: bytes) -> None:
+        """See DownstreamStream."""
+        if not self._without_body:
+            self.transport.write(chunk(piece) if self._chunked_answer else piece)
+
+    def send_end(self, trailers: Headers) -> None:
+        """See DownstreamStream."""
+        if self._chunked_answer:
+            self.transport.write(last_chunk(trailers))
+
+    def abort(self) -> None:
+        """See DownstreamStream: only closing tells an HTTP/1.1 client that the answer is not whole (RFC 9112 §8)."""
+        self._keep_alive = False
+        self._lingering = True
+        if self._ends_by_close:
+            # A plain close would look like the proper end of this body: only a reset says that it is broken.
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def close_after(self) -> None:
+        """See DownstreamStream."""
+        self._keep_alive = False
+
+    def pause(self) -> None:
+        """See DownstreamStream."""
+        self._pause_reading()
+
+    def resume_reading(self) -> None:
+        """See DownstreamStream."""
+        if self._reading_paused:
+            self._reading_paused = False
+            self._last_read_s = self._plane.now_s
+            self.transport.resume_reading()
+
+    def exchange_done(self, *, request_ended: bool) -> None:
+        """See DownstreamStream."""
+        self.exchange = None
+        self._last_read_s = self._plane.now_s
+        if not self._keep_alive:
+            if request_ended and not self._buffer:
+                self.transport.close()
+            else:
+                self._linger()
+            return
+        self._discarded = 0
+        self.resume_reading()
+        if self._buffer:
+            self._plane.trampoline.post(self, None)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def _refuse(self, error: ProxyError) -> None:
+        """Answer a request that never became an exchange, and close."""
+        self._keep_alive = False
+        self._without_body = False
+        self._version = b"1.1"
+        self._listener.refuse_unread(self, error)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close so that the client can still read what was sent (RFC 9112 §9.6): half-close, discard what comes."""
+        self._lingering = True
+        self._buffer = b""
+        self._reader = None
+        self._since_s = self._plane.now_s
+        self.resume_reading()
+        # uvloop sends at the end of the loop's turn: half-close after that.
+        self._plane.call_later(0.0, self._half_close)
+
+    def _half_close(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size():
+            self.transport.close()
+            return
+        # Never write_eof() on uvloop: it dies with a double free under churn (DESIGN.md). dup + shutdown is safe.
+        with suppress(OSError), socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as twin:
+            twin.shutdown(socket.SHUT_WR)
+
+    def __repr__(self) -> str:
+        """For debugging: who, and what it does."""
+        state = "lingering" if self._lingering else "busy" if self.exchange else "idle"
+        return f"<Http1Downstream {self.peer_address}:{self.peer_port} {state} served={self.served}>"

@@ -1,0 +1,242 @@
+"""One HTTP/1.1 connection to an endpoint: sends one request at a time and reads its answer.
+
+A shell: it moves bytes between the transport, the codec and the attempt it works for, and keeps no rules. When an
+answer is complete the connection goes back to its endpoint's pool, unless something about it is in doubt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from typing import TYPE_CHECKING, cast
+
+from mesh.http.headers import Headers
+from mesh.http.message import RequestHead
+from mesh.http.outcome import ProxyError, UpstreamProtocolError, UpstreamReset
+from proxy.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
+from proxy.http1.codec import (
+    CHUNKED,
+    DEFAULT_LIMITS,
+    HEAD_END,
+    UNTIL_CLOSE,
+    chunk,
+    last_chunk,
+    parse_response,
+    request_bytes,
+)
+
+if TYPE_CHECKING:
+    from proxy.attempt import Attempt
+    from proxy.trampoline import Trampoline
+    from proxy.upstream.endpoint import UpstreamEndpoint
+
+
+class Http1Upstream(asyncio.Protocol):
+    """See the module. ``idle_since_s`` is set by the pool."""
+
+    __slots__ = (
+        "_buffer",
+        "_chunked_request",
+        "_keep_alive",
+        "_reader",
+        "_request_ended",
+        "_trampoline",
+        "attempt",
+        "endpoint",
+        "idle_since_s",
+        "is_closed",
+        "served",
+        "transport",
+    )
+
+    def __init__(self, endpoint: UpstreamEndpoint, trampoline: Trampoline) -> None:
+        """A connection of ``endpoint``, not yet made."""
+        self.endpoint = endpoint
+        self._trampoline = trampoline
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self.attempt: Attempt | None = None
+        self.idle_since_s = 0.0
+        self.is_closed = False
+        self.served = 0
+        self._buffer = b""
+        self._reader: BodyReader | None = None
+        self._keep_alive = False
+        self._request_ended = False
+        self._chunked_request = False
+
+    # --- the attempt's side -----------------------------------------------------------------------------------------
+
+    def start(self, attempt: Attempt, head: RequestHead, added: Headers, body: bytes, *, ended: bool) -> None:
+        """See UpstreamStream."""
+        self.attempt = attempt
+        attempt.reused = self.served > 0
+        self.served += 1
+        self._request_ended = ended
+        data = request_bytes(head, added)
+        if head.has_body:
+            self._chunked_request = head.content_length is None
+            if body:
+                data += chunk(body) if self._chunked_request else body
+            if ended and self._chunked_request:
+                data += last_chunk(attempt.exchange.request_trailers)
+        self.transport.write(data)
+
+    def send_data(self, piece: bytes) -> None:
+        """See UpstreamStream."""
+        self.transport.write(chunk(piece) if self._chunked_request else piece)
+
+    def send_end(self, trailers: Headers) -> None:
+        """See UpstreamStream."""
+        self._request_ended = True
+        if self._chunked_request:
+            self.transport.write(last_chunk(trailers))
+
+    def pause(self) -> None:
+        """See UpstreamStream."""
+        self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """See UpstreamStream."""
+        self.transport.resume_reading()
+
+    def cancel(self) -> None:
+        """See UpstreamStream: in HTTP/1.1 only closing tells the endpoint; one that was asked nothing goes back."""
+        if self.attempt is None:
+            self.endpoint.release(self)
+        else:
+            self.attempt = None
+            self.close()
+
+    def close(self) -> None:
+        """Close at once; what is unsent is of no use to anybody."""
+        self.is_closed = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    def is_stale(self) -> bool:
+        """Tell whether an idle connection was closed, or spoken on, by its endpoint without our having read it yet.
+
+        Costs a system call; asked before a request that could not be repeated goes out on it.
+        """
+        if self.is_closed or self.transport.is_closing():
+            return True
+        poller = select.poll()
+        poller.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poller.poll(0))
+
+    # --- the transport's side ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the answer, or of nothing that was asked."""
+        attempt = self.attempt
+        if attempt is None:
+            self.close()
+            return
+        try:
+            if self._reader is None:
+                self._read_head(attempt, self._buffer + data if self._buffer else data)
+            else:
+                self._read_body(attempt, self._reader, data)
+        except ProxyError as error:
+            self._fail(error)
+        self._trampoline.drain()
+
+    def eof_received(self) -> bool:
+        """The endpoint closed its side; nothing more can be asked of it."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Closed, by either side."""
+        self.is_closed = True
+        self.endpoint.lost(self)
+        attempt = self.attempt
+        if attempt is not None:
+            self.attempt = None
+            if isinstance(self._reader, UntilCloseReader) and exc is None:
+                attempt.on_end([])
+            else:
+                attempt.on_error(self._reset_error(exc))
+            self._trampoline.drain()
+
+    def pause_writing(self) -> None:
+        """The endpoint reads slowly."""
+        if self.attempt is not None:
+            self.attempt.on_writable(writable=False)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        if self.attempt is not None:
+            self.attempt.on_writable(writable=True)
+            self._trampoline.drain()
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _read_head(self, attempt: Attempt, data: bytes) -> None:
+        while True:
+            end = data.find(HEAD_END)
+            if end < 0 or end > DEFAULT_LIMITS.head_bytes:
+                if len(data) > DEFAULT_LIMITS.head_bytes:
+                    message = f"the answer's head is larger than {DEFAULT_LIMITS.head_bytes} bytes"
+                    raise UpstreamProtocolError(message)
+                self._buffer = data
+                return
+            head, framing, self._keep_alive = parse_response(data[: end + 4], attempt.method)
+            data = data[end + 4 :]
+            if head.status >= 200:
+                break
+            attempt.on_informational(head)
+        self._buffer = b""
+        attempt.on_head(head)
+        if 0 <= framing <= len(data):
+            # The whole body is here already: the common case, without a reader.
+            if framing:
+                attempt.on_data(data[:framing] if framing < len(data) else data)
+            self._finish(attempt, [], rest=framing < len(data))
+            return
+        self._reader = reader = _reader_for(framing)
+        if data:
+            self._read_body(attempt, reader, data)
+
+    def _read_body(self, attempt: Attempt, reader: BodyReader, data: bytes) -> None:
+        rest = reader.feed(data, attempt.on_data)
+        if reader.ended:
+            self._finish(attempt, reader.trailers, rest=bool(rest))
+
+    def _finish(self, attempt: Attempt, trailers: Headers, *, rest: bool) -> None:
+        """The answer is complete: back to the pool before the attempt goes on, so that the next request finds us."""
+        self.attempt = None
+        self._reader = None
+        if self._keep_alive and self._request_ended and not rest:
+            self.endpoint.release(self)
+        else:
+            self.close()
+        attempt.on_end(trailers)
+
+    def _fail(self, error: ProxyError) -> None:
+        attempt, self.attempt = self.attempt, None
+        self.close()
+        if attempt is not None:
+            attempt.on_error(error)
+
+    def _reset_error(self, exc: Exception | None) -> ProxyError:
+        how = f"reset ({exc})" if exc else "closed"
+        if self._reader is not None or self._buffer:
+            return UpstreamReset(f"{self.endpoint} {how} the connection in the middle of its answer")
+        return UpstreamReset(f"{self.endpoint} {how} the connection before it answered")
+
+    def __repr__(self) -> str:
+        """For debugging: whom to, and what it does."""
+        state = "closed" if self.is_closed else "busy" if self.attempt else "idle"
+        return f"<Http1Upstream {self.endpoint} {state} served={self.served}>"
+
+
+def _reader_for(framing: int) -> BodyReader:
+    if framing == CHUNKED:
+        return ChunkedReader(UpstreamProtocolError)
+    if framing == UNTIL_CLOSE:
+        return UntilCloseReader()
+    return LengthReader(framing)

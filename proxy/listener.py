@@ -1,0 +1,234 @@
+"""What differs between the sidecar's listeners: which rule takes a request, and what the mesh adds to it.
+
+Outbound (loopback): the local program's calls to other services, routed by Host, by an absolute target, or by the
+port they came in on. Inbound: other sidecars' calls to the local program.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from mesh.http.headers import Headers
+from mesh.http.message import NOT_SENT, ResponseHead
+from mesh.http.outcome import BadRequest, LoopDetected, NoRoute, NoTable, ProxyError, proxy_status
+from mesh.model.name import Name
+from proxy.http1.downstream import ConnectionLimits
+from proxy.local_answer import LocalAnswer, text_answer
+
+if TYPE_CHECKING:
+    from proxy.attempt import Attempt
+    from proxy.dataplane import DataPlane
+    from proxy.exchange import Exchange
+    from proxy.http1.downstream import Http1Downstream
+    from proxy.table import CompiledRule
+
+logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 20_000  # at 4 KiB each 80 MiB: a flood costs that much at most
+HEALTH_PATH = b"/.well-known/sidemesh/health"
+
+
+class Listener:
+    """One listening socket's rules. ``is_draining``: answers say ``Connection: close``."""
+
+    name = "listener"
+
+    def __init__(self, plane: DataPlane, marker: str, limits: ConnectionLimits, max_connections: int) -> None:
+        """``marker`` is this listener's pseudonym in Via, unique in the mesh (RFC 9110 §7.6.3)."""
+        self.plane = plane
+        self.limits = limits
+        self.is_draining = False
+        self.connections: set[Http1Downstream] = set()
+        self._max_connections = max_connections
+        self._marker = marker.encode()
+        self._via = b"1.1 " + self._marker
+        self.via_line = (b"via", self._via)
+        self.refused_connections = 0
+        self.last_request_s = 0.0
+
+    def admit(self, connection: Http1Downstream) -> bool:
+        """Take a connection, or not where there are too many."""
+        if len(self.connections) >= self._max_connections:
+            self.refused_connections += 1
+            return False
+        self.connections.add(connection)
+        self.plane.deadlines.connections.add(connection)
+        return True
+
+    def forget(self, connection: Http1Downstream) -> None:
+        """A connection has closed."""
+        self.connections.discard(connection)
+        self.plane.deadlines.connections.discard(connection)
+
+    def route(self, exchange: Exchange) -> CompiledRule | Name:
+        """The rule for a request, or the service to look up first. Raises ProxyError or LocalAnswer."""
+        raise NotImplementedError
+
+    def added_fields(self, exchange: Exchange, attempt: Attempt) -> Headers:
+        """The fields the mesh sends with an attempt."""
+        raise NotImplementedError
+
+    def finish_head(self, exchange: Exchange, head: ResponseHead) -> None:
+        """Add what the mesh adds to an endpoint's answer."""
+        head.headers.append(self.via_line)
+
+    def refuse(self, exchange: Exchange, error: ProxyError) -> None:
+        """Answer in the mesh's name: status, Proxy-Status with the response flag, and one line what to do."""
+        head, pieces = _refusal(error)
+        self.finish_refusal(exchange, error, head)
+        if error.closes:
+            exchange.downstream.close_after()
+        exchange.downstream.respond(head, pieces, [], ended=True)
+
+    def finish_refusal(self, exchange: Exchange, error: ProxyError, head: ResponseHead) -> None:
+        """Add what this listener tells besides."""
+
+    def refuse_unread(self, connection: Http1Downstream, error: ProxyError) -> None:
+        """Answer what could not be understood as a request."""
+        head, pieces = _refusal(error)
+        connection.respond(head, pieces, [], ended=True)
+        self.plane.record_unread(self, connection, error)
+
+    def _check_loop(self, exchange: Exchange) -> None:
+        via = exchange.request.known.get(b"via")
+        if via is not None and self._marker in via:
+            message = "the request came back to the sidecar that sent it (Via): an endpoint is this sidecar's own port"
+            raise LoopDetected(message)
+
+    def _via_field(self, known: dict[bytes, bytes]) -> tuple[bytes, bytes]:
+        via = known.get(b"via")
+        return self.via_line if via is None else (b"via", via + b", " + self._via)
+
+
+class OutboundListener(Listener):
+    """The local program's calls. ``service``: every request is for that service, whatever its Host says."""
+
+    name = "outbound"
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        marker: str,
+        limits: ConnectionLimits,
+        max_connections: int = MAX_CONNECTIONS,
+        service: Name | None = None,
+    ) -> None:
+        """See Listener."""
+        super().__init__(plane, marker, limits, max_connections)
+        self.service = service
+
+    def route(self, exchange: Exchange) -> CompiledRule | Name:
+        """See Listener."""
+        request, plane = exchange.request, self.plane
+        if b"via" in request.known:
+            self._check_loop(exchange)
+        table = plane.table
+        if table is None:
+            message = "this sidecar never had a routing table: its control server cannot be reached (see /config_dump)"
+            raise NoTable(message)
+        if self.service is not None:
+            entry, port = plane.entry(self.service), None
+        else:
+            found = table.hosts.get(request.authority) or plane.find_entry(request.authority)
+            if isinstance(found, Name):
+                return found
+            entry, port = found
+        rule = entry.match(request, port)
+        if rule is None:
+            message = (
+                f"no rule of the routes of {entry.name} takes {_shown(request.method, request.target)}; ask: mesh why"
+            )
+            raise NoRoute(message)
+        if rule.passes_to is not None and rule.passes_to.is_known is not True:
+            return entry.name
+        return rule
+
+    def added_fields(self, exchange: Exchange, attempt: Attempt) -> Headers:
+        """Via, X-Request-Id, X-Forwarded-Proto and trace context; the client is on loopback: no X-Forwarded-For."""
+        known, plane = exchange.request.known, self.plane
+        attempt.span_id = plane.propagation.new_span_id()
+        fields = plane.propagation.inject(exchange.trace, attempt.span_id)
+        fields.append(self.via_line if b"via" not in known else self._via_field(known))
+        exchange.request_id = known.get(b"x-request-id") or exchange.request_id or plane.new_request_id()
+        fields.append((b"x-request-id", exchange.request_id))
+        fields.append((b"x-forwarded-proto", known.get(b"x-forwarded-proto", b"http")))
+        for name in (b"x-forwarded-for", b"x-forwarded-host", b"proxy"):
+            if name in known:
+                fields.append((name, known[name]))
+        return fields
+
+    def finish_head(self, exchange: Exchange, head: ResponseHead) -> None:
+        """See Listener; with ``x-mesh-explain`` the decision record as well."""
+        head.headers.append(self.via_line)
+        if b"x-mesh-explain" in exchange.request.known:
+            head.headers.append((b"x-mesh-explain", self.plane.decision_record(exchange)))
+
+    def finish_refusal(self, exchange: Exchange, error: ProxyError, head: ResponseHead) -> None:
+        """See Listener."""
+        if b"x-mesh-explain" in exchange.request.known:
+            head.headers.append((b"x-mesh-explain", self.plane.decision_record(exchange)))
+
+
+class InboundListener(Listener):
+    """Calls to the local program, from any Host and path. Its cluster is that program and nothing else."""
+
+    name = "inbound"
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        marker: str,
+        limits: ConnectionLimits,
+        rule: CompiledRule,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        """``rule`` sends everything to the local program and retries nothing but stale connections."""
+        super().__init__(plane, marker, limits, max_connections)
+        self._rule = rule
+
+    def route(self, exchange: Exchange) -> CompiledRule | Name:
+        """See Listener. The reserved path answers with the program's state, for whoever checks this sidecar."""
+        request = exchange.request
+        if b"via" in request.known:
+            self._check_loop(exchange)
+        if request.target == HEALTH_PATH:
+            raise self._health()
+        self.last_request_s = self.plane.now_s
+        return self._rule
+
+    def added_fields(self, exchange: Exchange, attempt: Attempt) -> Headers:
+        """Via, X-Forwarded-*, X-Request-Id, and the trace context with our SERVER span as the parent."""
+        known, plane, request = exchange.request.known, self.plane, exchange.request
+        if not exchange.span_id:
+            exchange.span_id = plane.propagation.new_span_id()
+        fields = plane.propagation.inject(exchange.trace, exchange.span_id)
+        fields.append(self.via_line if b"via" not in known else self._via_field(known))
+        exchange.request_id = known.get(b"x-request-id") or exchange.request_id or plane.new_request_id()
+        fields.append((b"x-request-id", exchange.request_id))
+        peer = exchange.downstream.peer_address.encode()
+        forwarded = known.get(b"x-forwarded-for")
+        fields.append((b"x-forwarded-for", peer if forwarded is None else forwarded + b", " + peer))
+        fields.append((b"x-forwarded-proto", known.get(b"x-forwarded-proto", b"http")))
+        fields.append((b"x-forwarded-host", known.get(b"x-forwarded-host", request.authority)))
+        return fields
+
+    def finish_refusal(self, exchange: Exchange, error: ProxyError, head: ResponseHead) -> None:
+        """Tell the caller's sidecar when the program cannot have seen the request."""
+        if error.not_sent:
+            head.headers.append((NOT_SENT, b"1"))
+
+    def _health(self) -> LocalAnswer:
+        state = self.plane.program_state
+        return LocalAnswer(200 if state == "passing" else 503, f"{state}\n")
+
+
+def _refusal(error: ProxyError) -> tuple[ResponseHead, list[bytes]]:
+    kind = type(error).__name__ if isinstance(error, BadRequest) else error.flag
+    head, pieces = text_answer(error.http_status, f"sidemesh: {kind}: {error.message}\n")
+    head.headers.append((b"proxy-status", proxy_status(error)))
+    return head, pieces
+
+
+def _shown(method: bytes, target: bytes) -> str:
+    return f"{method.decode('latin-1')} {target[:100].decode('latin-1')}"

@@ -1,0 +1,1 @@
+"""Clusters, their endpoints and the connections to them."""

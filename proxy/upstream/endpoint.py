@@ -1,0 +1,171 @@
+"""An endpoint of a service as this sidecar sees it: its connections, its load and how it has been doing.
+
+Pools belong to endpoints and survive every change of the routing table. Idle connections are taken last in, first
+out, so that few stay warm and the rest age out. Whoever finds none waits in line while one is being made, and gets
+whichever comes first: the new one, or one that another request gave back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from mesh.http.outcome import ConnectFailed, Overflow
+from mesh.model.service import Endpoint
+from mesh.rules.outlier import OutlierState
+from proxy.http1.upstream import Http1Upstream
+
+if TYPE_CHECKING:
+    from proxy.attempt import Attempt
+    from proxy.upstream.service import UpstreamService
+
+logger = logging.getLogger(__name__)
+
+
+class UpstreamEndpoint:
+    """See the module. ``active`` counts attempts under way; ``is_known`` False: discovery no longer tells of it."""
+
+    __slots__ = (
+        "_connecting",
+        "_idle",
+        "_waiting",
+        "active",
+        "address",
+        "connections",
+        "is_known",
+        "label",
+        "model",
+        "outlier",
+        "requests",
+        "service",
+    )
+
+    def __init__(self, service: UpstreamService, model: Endpoint) -> None:
+        """An endpoint without connections; they are made as requests come."""
+        self.service = service
+        self.model = model
+        self.label = f"{service.name} endpoint {model}"
+        self.address = f"{model.address}:{model.port}"
+        self.active = 0
+        self.requests = 0
+        self.outlier = OutlierState()
+        self.is_known = True
+        self.connections: set[Http1Upstream] = set()
+        self._idle: list[Http1Upstream] = []
+        self._waiting: deque[Attempt] = deque()
+        self._connecting = 0
+
+    # --- for attempts -----------------------------------------------------------------------------------------------
+
+    def take(self, *, certain: bool = False) -> Http1Upstream | None:
+        """An idle connection, or None. ``certain``: only one that the endpoint has not closed under us."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_closed:
+                continue
+            if certain and connection.is_stale():
+                connection.close()
+                continue
+            return connection
+        return None
+
+    def connect_for(self, attempt: Attempt) -> None:
+        """Get ``attempt`` a connection; it is resumed with one or with an error. Raises Overflow at a limit."""
+        usage = self.service.usage
+        refusal = usage.pending_refusal()
+        if refusal is None and not usage.may_connect and not self.connections and not self._connecting:
+            refusal = f"{usage.connections} connections, limits.maxConnections is {usage.limits.max_connections}"
+        if refusal is not None:
+            message = f"{self.service.name}: {refusal}"
+            raise Overflow(message, not_sent=True)
+        usage.pending += 1
+        self._waiting.append(attempt)
+        if usage.may_connect and self._connecting < len(self._waiting):
+            usage.connections += 1
+            self._connecting += 1
+            self.service.plane.tasks.start(self._connect(), f"connect {self.address}")
+
+    def release(self, connection: Http1Upstream) -> None:
+        """Take a connection back that may serve another request."""
+        if self._waiting and self._serve(connection):
+            return
+        if not self.is_known:
+            connection.close()
+            return
+        connection.idle_since_s = self.service.plane.now_s
+        self._idle.append(connection)
+
+    def lost(self, connection: Http1Upstream) -> None:
+        """A connection has closed."""
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self.service.usage.connections -= 1
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    # --- for the service --------------------------------------------------------------------------------------------
+
+    def close_idle(self, before_s: float) -> None:
+        """Close connections that have been idle since before then."""
+        while self._idle and self._idle[0].idle_since_s < before_s:
+            self._idle.pop(0).close()
+
+    def close(self) -> None:
+        """Close idle connections; busy ones close when they are given back."""
+        self.is_known = False
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        plane, model = self.service.plane, self.model
+        timeout_s = self.service.policy.connect_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Http1Upstream(self, plane.trampoline), model.address, model.port
+                )
+        except TimeoutError:
+            self._connect_failed(f"no connection to {self.label} within {timeout_s:g} s")
+        except OSError as error:
+            self._connect_failed(f"cannot connect to {self.label}: {error.strerror or error}")
+        except asyncio.CancelledError:
+            self._connect_failed(f"the sidecar stopped while connecting to {self.label}")
+            raise
+        else:
+            self._connecting -= 1
+            self.connections.add(connection)
+            self.release(connection)
+        plane.trampoline.drain()
+
+    def _serve(self, connection: Http1Upstream) -> bool:
+        while self._waiting:
+            attempt = self._waiting.popleft()
+            self.service.usage.pending -= 1
+            if not attempt.is_detached:
+                attempt.on_stream(connection)
+                return True
+        return False
+
+    def _connect_failed(self, message: str) -> None:
+        """One connection failed, so one waiter fails with it, the others still have theirs under way."""
+        self._connecting -= 1
+        self.service.usage.connections -= 1
+        self.service.connect_failed(self)
+        while self._waiting and len(self._waiting) > self._connecting:
+            attempt = self._waiting.popleft()
+            self.service.usage.pending -= 1
+            if not attempt.is_detached:
+                attempt.on_error(ConnectFailed(message, not_sent=True))
+
+    def __str__(self) -> str:
+        """For messages: service, id and address."""
+        return self.label
+
+    def __repr__(self) -> str:
+        """For debugging."""
+        return f"<UpstreamEndpoint {self.label} active={self.active} connections={len(self.connections)}>"

@@ -1,0 +1,1 @@
+"""What tests share: processes, ports, real programs, fault injection."""
