@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from control.registry import DEFAULT_LEASE_S
+from mesh.discovery.consul_client import ConsulConfig
 from mesh.model.errors import InvalidError, Violation
 
 DEFAULT_LISTEN: Final = "127.0.0.1:15010"  # loopback: there is no identity check yet
@@ -19,7 +20,8 @@ _MAX_PORT: Final = 65535
 class ControlConfig:
     """What ``mesh control`` is started with. Addresses are HOST:PORT, port 0 picks a free one.
 
-    ``data`` None keeps the table in memory only. ``consul`` is the base URL of a Consul agent to ask for endpoints;
+    ``data`` None keeps the table in memory only. ``consul`` is a Consul agent to ask for
+    endpoints, HOST:PORT or a URL;
     ``lease_s`` the longest lease of the embedded registry.
     """
 
@@ -39,8 +41,11 @@ class ControlConfig:
         ]
         if not 1 <= self.lease_s <= MAX_LEASE_S:
             problems.append(Violation("lease", f"{self.lease_s:g} s is not within 1 s to {MAX_LEASE_S:g} s"))
-        if self.consul is not None and not self.consul.startswith(("http://", "https://")):
-            problems.append(Violation("consul", f"{self.consul!r} is not a URL such as http://127.0.0.1:8500"))
+        if self.consul is not None:
+            try:
+                ConsulConfig.make({}, self.consul)
+            except ValueError as error:
+                problems.append(Violation("consul", str(error)))
         if problems:
             raise InvalidError(problems)
 

@@ -58,10 +58,14 @@ class KnownEndpoints:
         empty = [s for s in subsets if not any(endpoint.in_subset(s, defined.get(s)) for endpoint in usable)]
         if not empty:
             return
-        names = " and ".join(empty)
+        words = (
+            f"subset {empty[0]} of {service} has"
+            if len(empty) == 1
+            else f"subsets {' and '.join(empty)} of {service} have"
+        )
         has = sorted({e.metadata["version"] for e in usable if e.metadata.get("version")})
         message = (
-            f"subset {names} of {service} has no healthy endpoint: {len(endpoints)} known, {len(usable)} healthy"
+            f"{words} no healthy endpoint: {len(endpoints)} known, {len(usable)} healthy"
             f"{', of version ' + ', '.join(has) if has else ''}. "
             + "".join(f"{reason}. " for reason in silent)
             + "Start one, or repeat with --force"

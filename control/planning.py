@@ -42,15 +42,12 @@ def plan_apply(current: Snapshot, values: Iterable[Route | ServicePolicy], now_u
 
     A route keeps the time of its first apply, which decides ties; whatever ``created_unix_s`` came with it.
     """
+    given = list(values)
+    validate_table(given)  # first, as what is not sound may not even fit into a message
     table = _by_key(current)
-    asked: list[Key] = []
-    for value in values:
-        key = _key(value)
-        if key in asked:
-            raise InvalidError([Violation(f"{key[0].value}/{key[1]}", "is given more than once")])
-        asked.append(key)
-        table[key] = _resource(value, table.get(key), now_unix_s)
-    return _plan(current, table, asked)
+    for value in given:
+        table[_key(value)] = _resource(value, table.get(_key(value)), now_unix_s)
+    return _plan(current, table, [_key(value) for value in given])
 
 
 def plan_delete(current: Snapshot, kind: Kind, name: Name) -> Plan:

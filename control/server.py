@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import time
 from contextlib import AsyncExitStack
@@ -29,6 +30,7 @@ from control.sidecar_service import SidecarService
 from control.store.base import Store
 from control.store.sqlite import SqliteStore
 from mesh.discovery.base import Source
+from mesh.discovery.consul import ConsulConfig, ConsulSource
 from mesh.tasks import Tasks
 from protos.mesh.v1 import discovery_pb2, operator_pb2, operator_pb2_grpc, registry_pb2
 
@@ -141,11 +143,9 @@ class ControlServer:
         assert self._expiry is not None  # noqa: S101 - called after start
         await asyncio.shield(self._expiry)
 
-    async def _consul(self, url: str) -> Source:
+    async def _consul(self, address: str) -> Source:
         """The Consul to ask for endpoints. It need not be reachable now."""
-        from mesh.discovery.consul import ConsulConfig, ConsulSource  # noqa: PLC0415 - most servers have no Consul
-
-        source: Source = ConsulSource(ConsulConfig(url))
+        source: Source = ConsulSource(ConsulConfig.make(os.environ, address))  # the token comes from CONSUL_HTTP_TOKEN
         await source.start()
         self._stack.push_async_callback(source.close)
         return source

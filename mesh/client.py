@@ -30,6 +30,7 @@ from mesh.model.name import Name
 from mesh.model.policy import ServicePolicy
 from mesh.model.route import BackendRef, Route
 from mesh.model.snapshot import Kind, SnapshotId
+from mesh.model.validate import validate_table
 from mesh.model.wire import (
     decode_backend_ref,
     decode_duration,
@@ -220,6 +221,7 @@ class MeshClient:
     async def apply(self, values: Iterable[Route | ServicePolicy], options: Options | None = None) -> ChangeResult:
         """Create or replace routes and policies, all or none."""
         given = list(values)
+        validate_table(given)  # what is not sound may not even fit into a message
         request = operator_pb2.ApplyRequest(
             routes=[encode_route(value) for value in given if isinstance(value, Route)],
             policies=[encode_policy(value) for value in given if isinstance(value, ServicePolicy)],

@@ -18,12 +18,13 @@ from mesh.cli.shared import (
     output_option,
     tell_change,
 )
+from mesh.cli.verbatim import VerbatimCommand
 from mesh.client import Options
 from mesh.model.errors import InvalidError
 from mesh.model.gateway_api import Documents, parse
 
 
-@click.command
+@click.command(cls=VerbatimCommand)
 @click.option(
     "-f",
     "--filename",
@@ -38,19 +39,17 @@ from mesh.model.gateway_api import Documents, parse
 @output_option
 @control_option
 def command(sources: tuple[str, ...], namespace: str, output: str, control: str, author: str, change: Options) -> None:
-    r"""Create or replace routes and policies from YAML, all or none.
+    """Create or replace routes and policies from YAML, all or none.
 
     Routes are Gateway API HTTPRoutes with a Service as parent; policies are ServicePolicies. What is not built yet
     is refused with the field named, never ignored. A route that is not in the files stays as it is.
 
-    \b
     Examples:
       mesh apply -f routes.yaml
       mesh apply -f routes/ --dry-run
       mesh apply -f routes.yaml --expect-version 41 --reason "canary for v2"
       kubectl get httproute reviews -o yaml | mesh apply -f -
 
-    \b
     A route that splits reviews 90 to 10 between two versions:
       apiVersion: gateway.networking.k8s.io/v1
       kind: HTTPRoute
@@ -66,7 +65,6 @@ def command(sources: tuple[str, ...], namespace: str, output: str, control: str,
             weight: 10
             filters: [{type: ExtensionRef, extensionRef: {group: mesh.sidemesh.dev, kind: Subset, name: v2}}]
 
-    \b
     Exit codes: 0 every sidecar took it; 1 not done; 2 not valid; 3 stored, but not every sidecar took it.
     """
     documents = _read(sources, namespace)

@@ -15,12 +15,13 @@ from control.config import DEFAULT_HTTP, DEFAULT_LISTEN, ControlConfig
 from control.errors import StoreError
 from control.registry import DEFAULT_LEASE_S
 from control.server import ControlServer, ListenError
+from mesh.cli.verbatim import VerbatimCommand
 from mesh.model.errors import InvalidError
 
 _MEMORY = ":memory:"
 
 
-@click.command
+@click.command(cls=VerbatimCommand)
 @click.option(
     "--listen",
     envvar="MESH_LISTEN",
@@ -53,8 +54,9 @@ _MEMORY = ":memory:"
     envvar="MESH_CONSUL",
     default=None,
     show_envvar=True,
-    metavar="URL",
-    help="A Consul agent to ask whether a subset has healthy endpoints, such as http://127.0.0.1:8500.",
+    metavar="HOST:PORT|URL",
+    help="A Consul agent to ask whether a subset has healthy endpoints, such as 127.0.0.1:8500. "
+    "Its token: CONSUL_HTTP_TOKEN.",
 )
 @click.option(
     "--lease",
@@ -76,17 +78,15 @@ _MEMORY = ":memory:"
     help="How much to log (on stderr).",
 )
 def command(listen: str, http: str, data: str | None, consul: str | None, lease: float, log_level: str) -> None:
-    r"""Run the control server.
+    """Run the control server.
 
     It keeps the routing table with its whole history, pushes it to every sidecar, is the registry of endpoints where
     there is no Consul, and serves operators. Sidecars go on with what they have while it is away.
 
     When it listens, one line goes to stdout:
 
-    \b
       ready grpc=127.0.0.1:15010 http=127.0.0.1:15014
 
-    \b
     Examples:
       mesh control
       mesh control --data /var/lib/sidemesh --consul http://127.0.0.1:8500

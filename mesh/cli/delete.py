@@ -14,11 +14,12 @@ from mesh.cli.shared import (
     parse_name,
     tell_change,
 )
+from mesh.cli.verbatim import VerbatimCommand
 from mesh.client import Options
 from mesh.model.snapshot import Kind
 
 
-@click.command
+@click.command(cls=VerbatimCommand)
 @click.argument("kind", type=KindType())
 @click.argument("name")
 @namespace_option
@@ -26,11 +27,10 @@ from mesh.model.snapshot import Kind
 @output_option
 @control_option
 def command(kind: Kind, name: str, namespace: str, output: str, control: str, author: str, change: Options) -> None:
-    r"""Delete a route or a policy. KIND is route or policy.
+    """Delete a route or a policy. KIND is route or policy.
 
     A service without any route passes its traffic through to all its endpoints.
 
-    \b
     Examples:
       mesh delete route reviews
       mesh delete policy reviews --reason "back to the defaults"

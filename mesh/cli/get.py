@@ -6,6 +6,7 @@ import click
 
 from mesh.cli.output import Column, print_rows, print_value
 from mesh.cli.shared import KindType, ask, control_option, output_option, parse_name
+from mesh.cli.verbatim import VerbatimCommand
 from mesh.client import MeshClient, Table
 from mesh.model.gateway_api import to_document, to_yaml
 from mesh.model.name import DEFAULT_NAMESPACE
@@ -14,7 +15,7 @@ from mesh.model.route import Route
 from mesh.model.snapshot import Kind
 
 
-@click.command
+@click.command(cls=VerbatimCommand)
 @click.argument("kind", type=KindType(), required=False)
 @click.argument("name", required=False)
 @click.option("-n", "--namespace", envvar="MESH_NAMESPACE", default="", help="Only this namespace; all if not given.")
@@ -24,9 +25,8 @@ from mesh.model.snapshot import Kind
 def command(
     kind: Kind | None, name: str | None, namespace: str, at_version: int | None, output: str, control: str
 ) -> None:
-    r"""Show routes and policies. KIND is route or policy.
+    """Show routes and policies. KIND is route or policy.
 
-    \b
     Examples:
       mesh get
       mesh get routes

@@ -6,17 +6,17 @@ import click
 
 from mesh.cli.output import Column, as_time, print_rows, print_value
 from mesh.cli.shared import ask, changes_line, control_option, output_option, revision_value
+from mesh.cli.verbatim import VerbatimCommand
 
 
-@click.command
+@click.command(cls=VerbatimCommand)
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
 @click.option("--before", type=click.IntRange(min=1), default=None, metavar="N", help="Only versions below N.")
 @output_option
 @control_option
 def command(limit: int, before: int | None, output: str, control: str) -> None:
-    r"""Show who changed the table, when and why; newest first.
+    """Show who changed the table, when and why; newest first.
 
-    \b
     Examples:
       mesh history
       mesh history --limit 5 -o json

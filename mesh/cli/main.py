@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 
 import click
 
+from mesh.cli.verbatim import VerbatimGroup
+
 
 class Entry(NamedTuple):
     """Where a subcommand is (module of ``mesh.cli``, which has a click command called ``command``), and its line."""
@@ -32,13 +34,15 @@ COMMANDS: Final[dict[str, Entry]] = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(VerbatimGroup):
     """A group whose commands are imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command; a missing module is told, not raised."""
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
@@ -55,6 +59,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table's lines, so that no command is imported for them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.line) for name, entry in COMMANDS.items()])
 
@@ -67,9 +72,8 @@ class LazyGroup(click.Group):
 )
 @click.version_option(package_name="sidemesh", prog_name="mesh")
 def main() -> None:
-    r"""Sidemesh: a service mesh of sidecar proxies, one control server and this command.
+    """Sidemesh: a service mesh of sidecar proxies, one control server and this command.
 
-    \b
     mesh demo                          see it work, in one minute
     mesh control                       the control server
     mesh run --service pay --port 8080 -- python app.py

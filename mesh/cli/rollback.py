@@ -7,20 +7,20 @@ from dataclasses import replace
 import click
 
 from mesh.cli.shared import ask, change_options, control_option, output_option, tell_change
+from mesh.cli.verbatim import VerbatimCommand
 from mesh.client import Options
 
 
-@click.command
+@click.command(cls=VerbatimCommand)
 @click.argument("version", type=click.IntRange(min=1), required=False)
 @change_options
 @output_option
 @control_option
 def command(version: int | None, output: str, control: str, author: str, change: Options) -> None:
-    r"""Go back to the table of VERSION, or to the one before the newest.
+    """Go back to the table of VERSION, or to the one before the newest.
 
     The old table becomes a new version, so nothing of the history is lost and a rollback can itself be undone.
 
-    \b
     Examples:
       mesh rollback
       mesh rollback 12 --dry-run

@@ -207,12 +207,7 @@ def _tell_people(result: ChangeResult, *, is_dry_run: bool) -> None:
     elif result.version == result.previous_version:
         click.echo(f"nothing to change: the table stays at version {result.version}")
     else:
-        acked = sum(answer.result == "acked" for answer in result.answers)
-        took = max((answer.took_s for answer in result.answers), default=0.0)
-        told = f"{acked} of {len(result.answers)} sidecars acked, the last answer after {took * 1000:.0f} ms"
-        click.echo(
-            f"version {result.previous_version} → {result.version}: {told if result.answers else 'no answers awaited'}"
-        )
+        click.echo(f"version {result.previous_version} → {result.version}: {_answers_line(result)}")
     if any(answer.result != "acked" for answer in result.answers):
         print_rows(
             [
@@ -223,6 +218,14 @@ def _tell_people(result: ChangeResult, *, is_dry_run: bool) -> None:
             ],
             result.answers,
         )
+
+
+def _answers_line(result: ChangeResult) -> str:
+    if not result.answers:
+        return "no sidecar was asked (none is connected, or --timeout is 0)"
+    acked = sum(answer.result == "acked" for answer in result.answers)
+    took_s = max(answer.took_s for answer in result.answers)
+    return f"{acked} of {len(result.answers)} sidecars acked, the last answer came after {took_s * 1000:.0f} ms"
 
 
 def change_value(result: ChangeResult, *, is_dry_run: bool, undo: str | None) -> dict[str, Any]:

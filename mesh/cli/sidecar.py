@@ -12,6 +12,7 @@ import click
 import uvloop
 
 from mesh.cli.sidecar_options import read_config, sidecar_options
+from mesh.cli.verbatim import VerbatimCommand
 from mesh.model.errors import InvalidError
 from proxy.admin import AdminServer
 from proxy.config import SidecarConfig
@@ -21,16 +22,15 @@ from proxy.sidecar import Sidecar
 logger = logging.getLogger(__name__)
 
 
-@click.command(context_settings={"auto_envvar_prefix": "MESH"})
+@click.command(cls=VerbatimCommand, context_settings={"auto_envvar_prefix": "MESH"})
 @sidecar_options
 def command(log_level: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
-    r"""Run a sidecar beside a service.
+    """Run a sidecar beside a service.
 
     The program keeps its own port; other services reach it through --inbound, and it reaches them through
     --outbound: http://127.0.0.1:15001 with the service's name as Host, or as HTTP_PROXY. Every option can stand in
     the environment (MESH_SERVICE, MESH_PORT …) or in the file named by --config.
 
-    \b
     With the control server's own discovery:
       mesh sidecar --service reviews --port 8080 --version v1 --control 127.0.0.1:15010
     With Consul for discovery:

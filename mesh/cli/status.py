@@ -8,19 +8,19 @@ import click
 
 from mesh.cli.output import Column, as_age, print_rows, print_value
 from mesh.cli.shared import ask, control_option, output_option, sidecar_value
+from mesh.cli.verbatim import VerbatimCommand
 
 
-@click.command
+@click.command(cls=VerbatimCommand)
 @output_option
 @control_option
 def command(output: str, control: str) -> None:
-    r"""Show which sidecars run which version of the table.
+    """Show which sidecars run which version of the table.
 
     acked: runs the newest table. nacked: refused it for the reason given and goes on with the version shown.
     pending: has it, has not answered. disconnected: its stream broke; it goes on with what it has and comes back by
     itself.
 
-    \b
     Examples:
       mesh status
       mesh status -o json | jq '.sidecars[] | select(.state != "acked")'

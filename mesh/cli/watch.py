@@ -6,18 +6,18 @@ import click
 
 from mesh.cli.output import as_time, print_line
 from mesh.cli.shared import ask, changes_line, control_option, output_option, revision_value, sidecar_value
+from mesh.cli.verbatim import VerbatimCommand
 from mesh.client import Event, MeshClient
 
 
-@click.command
+@click.command(cls=VerbatimCommand)
 @output_option
 @control_option
 def command(output: str, control: str) -> None:
-    r"""Follow changes of the table and of the sidecars, until Ctrl-C.
+    """Follow changes of the table and of the sidecars, until Ctrl-C.
 
     It begins with the newest version and every sidecar as it is. With -o json every event is one line.
 
-    \b
     Examples:
       mesh watch
       mesh watch -o json | jq -c 'select(.sidecar.state == "nacked")'

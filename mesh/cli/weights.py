@@ -17,15 +17,15 @@ from mesh.cli.shared import (
     parse_name,
     tell_change,
 )
+from mesh.cli.verbatim import VerbatimCommand, VerbatimGroup
 from mesh.client import Options, RuleWeights
 from mesh.model.route import MAX_WEIGHT, BackendRef
 
 
-@click.group("weights")
+@click.group("weights", cls=VerbatimGroup)
 def command() -> None:
-    r"""Show or set how traffic is split between the versions of a service.
+    """Show or set how traffic is split between the versions of a service.
 
-    \b
     Examples:
       mesh weights get reviews
       mesh weights set reviews v1=90 v2=10
@@ -47,7 +47,7 @@ class WeightType(click.ParamType[tuple[str, int]]):
         return subset, int(weight)
 
 
-@command.command("set")
+@command.command("set", cls=VerbatimCommand)
 @click.argument("service")
 @click.argument("weights", nargs=-1, required=True, type=WeightType())
 @click.option("--route", default="", metavar="ROUTE[/RULE]", help="Which rule, where several carry these subsets.")
@@ -67,20 +67,18 @@ def set_(
     author: str,
     change: Options,
 ) -> None:
-    r"""Set the weights of subsets (versions) of SERVICE.
+    """Set the weights of subsets (versions) of SERVICE.
 
     A subset's share is its weight divided by the sum of weights; 0 sends nothing. The one rule on SERVICE that
     carries exactly these subsets is changed; a service without a route gets one that takes every request. It holds
     from the next request on, requests in flight are not disturbed.
 
-    \b
     Examples:
       mesh weights set reviews v1=90 v2=10
       mesh weights set reviews v1=0 v2=100 --reason "v2 looks good"
       mesh weights set reviews v1=50 v2=50 --expect-version 12 --dry-run
       mesh weights set reviews v1=90 v2=10 --route reviews/api
 
-    \b
     Exit codes: 0 every sidecar took it; 1 not done; 2 not valid; 3 stored, but not every sidecar took it.
     """
     name = parse_name(service, namespace, "SERVICE")
@@ -91,15 +89,14 @@ def set_(
     tell_change(result, output, is_dry_run=change.dry_run, control=control)
 
 
-@command.command("get")
+@command.command("get", cls=VerbatimCommand)
 @click.argument("service", required=False)
 @namespace_option
 @output_option
 @control_option
 def get(service: str | None, namespace: str, output: str, control: str) -> None:
-    r"""Show the weights of SERVICE, or of every service with a route.
+    """Show the weights of SERVICE, or of every service with a route.
 
-    \b
     Examples:
       mesh weights get
       mesh weights get reviews -o json

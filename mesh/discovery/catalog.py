@@ -17,15 +17,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 
 from mesh.discovery.base import Contact, Observation, Source, SourceError, Watch
+from mesh.discovery.resolution import NegativeCache, Resolution, Unresolved, Why
 from mesh.discovery.retention import DEFAULT_GRACE_S, Retention, ServedEndpoints, Subsets
 from mesh.model.name import Name, is_label
 from mesh.tasks import Tasks
+
+__all__ = ["Catalog", "CatalogSettings", "Resolution", "ServedEndpoints", "ServiceReport", "Unresolved", "Why"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,25 +47,6 @@ class CatalogSettings:
     sweep_s: float = 30.0  # how exactly idleness is measured
 
 
-class Why(Enum):
-    """Why a service has no endpoints to offer."""
-
-    UNKNOWN = "unknown"
-    """There is no such service: 404."""
-
-    UNAVAILABLE = "unavailable"
-    """Nobody can say: the source is silent, or too many names are being asked for: 503."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unresolved:
-    """No answer with endpoints; ``detail`` is for people."""
-
-    why: Why
-    detail: str
-
-
-Resolution = ServedEndpoints | Unresolved
 Subscriber = Callable[[Name, ServedEndpoints], None]
 
 
@@ -122,7 +104,7 @@ class Catalog:
         self.settings = settings or CatalogSettings()
         self._entries: dict[Name, _Entry] = {}
         self._subsets: Mapping[Name, Subsets] = {}
-        self._negative: OrderedDict[Name, float] = OrderedDict()  # name -> until when it is unknown
+        self._negative = NegativeCache(self.settings.negative_s, self.settings.max_negative)
         self._lookups: dict[Name, asyncio.Future[Resolution]] = {}
         self._subscribers: list[Subscriber] = []
         self._tasks = Tasks("catalog")
@@ -242,11 +224,8 @@ class Catalog:
         """The answers that need no lookup."""
         if not _is_valid(service):
             return Unresolved(Why.UNKNOWN, f"{service} is not the name of a service: its parts must be DNS labels")
-        until = self._negative.get(service)
-        if until is not None:
-            if now < until:
-                return _unknown(service, self.source)
-            del self._negative[service]
+        if self._negative.holds(service, now):
+            return _unknown(service, self.source)
         if self._is_closed:
             return Unresolved(Why.UNAVAILABLE, _SHUTTING_DOWN)
         if service not in self._lookups and len(self._lookups) >= self.settings.max_lookups:
@@ -272,9 +251,7 @@ class Catalog:
     def _looked_up(self, service: Name, observation: Observation | None) -> Resolution:
         now = self._now()
         if observation is None:
-            while len(self._negative) >= self.settings.max_negative:
-                self._negative.popitem(last=False)  # the oldest
-            self._negative[service] = now + self.settings.negative_s
+            self._negative.add(service, now)
             return _unknown(service, self.source)
         entry = self._entries.get(service)  # it may have been declared meanwhile
         if entry is None:
@@ -307,7 +284,7 @@ class Catalog:
         entry = _Entry(service, self.settings.grace_s, now, is_declared=is_declared)
         entry.retention.use_subsets(self._subsets.get(service, {}))
         self._entries[service] = entry
-        self._negative.pop(service, None)
+        self._negative.remove(service)
         entry.watch = self.source.watch(
             service, lambda observation: self._observed(entry, observation), lambda _, error: self._failed(entry, error)
         )
@@ -373,8 +350,7 @@ class Catalog:
             await asyncio.sleep(self.settings.sweep_s)
             now = self._now()
             self._stamp(now)
-            while self._negative and next(iter(self._negative.values())) <= now:
-                self._negative.popitem(last=False)
+            self._negative.expire(now)
             for entry in list(self._entries.values()):
                 if not entry.is_declared and now - entry.touched_at >= self.settings.idle_s:
                     _log.debug("discovery: %s was idle and is watched no more", entry.service)

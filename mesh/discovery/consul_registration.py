@@ -24,8 +24,8 @@ from mesh.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 
-KEEP_S: Final = 3.0  # how often the agent is asked whether it still knows us, or its TTL check is renewed
-TTL_S: Final = 10.0  # of the check where the caller gives none: three renewals
+KEEP_S: Final = 2.0  # how often the agent is asked whether it still knows us, or its TTL check is renewed
+TTL_S: Final = 10.0  # of the check where the caller gives none: five renewals
 TTL_DEREGISTER_AFTER_S: Final = 600.0  # as HealthCheck.deregister_after_s
 CLOSE_TIMEOUT_S: Final = 3.0
 
@@ -186,7 +186,7 @@ class ConsulRegistration:
         return await self._client.call("PUT", path)
 
     async def _keep(self) -> None:
-        pause_s = KEEP_S
+        pause_s = KEEP_S if self._is_registered else self._backoff.next_s()
         while not self._is_taken_over:
             try:
                 async with asyncio.timeout(pause_s):

@@ -339,7 +339,7 @@ class RegistryRegistration:
         await self._register()
 
     async def _keep(self) -> None:
-        pause_s = self._renewal_s
+        pause_s = self._renewal_s if self._is_registered else self._backoff.next_s()
         while True:
             try:
                 async with asyncio.timeout(pause_s):

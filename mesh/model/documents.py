@@ -114,8 +114,11 @@ class Node:
         """A duration (GEP-2257), in seconds; ``default`` where it is absent."""
         if self.value is None:
             return default
+        text = self.text()
+        if not isinstance(self.value, str):
+            return default
         try:
-            return parse_duration(self.text())
+            return parse_duration(text)
         except ValueError as error:
             self.complain(str(error))
             return default

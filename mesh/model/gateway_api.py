@@ -8,10 +8,11 @@ matches the service, not the Host header: MeshFrontendHostname).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import yaml
 
@@ -329,7 +330,24 @@ def _backend_ref_document(ref: BackendRef, namespace: str) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A SafeLoader that refuses a key given twice, where YAML libraries silently take the last."""
+    """A SafeLoader that refuses a key given twice, where YAML libraries silently take the last.
+
+    Plain scalars are read as YAML 1.2's core schema has them: a header value ``yes``, ``on`` or ``22:22`` is the
+    string that stands there, not a boolean or 1342.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}  # type: ignore[misc] # as in yaml
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?([0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+|[0-9]+[eE][-+]?[0-9]+)", "-+0123456789."),
+    ("null", r"~|null|Null|NULL|", "~nN"),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"\Z"), [""])
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> Mapping[object, object]:

@@ -50,7 +50,8 @@ _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(
 _FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
 # Fields that must never come as a trailer: framing, routing, authentication (RFC 9110 §6.5.1).
 _FORBIDDEN_TRAILERS = HOP_BY_HOP | frozenset(
-    b"content-length host content-encoding content-type content-range authorization cookie set-cookie trailer expect".split()
+    b"content-length host trailer expect content-encoding content-type content-range".split()
+    + b"authorization cookie set-cookie".split()
 )
 _MAX_LENGTH_DIGITS = 18  # below 2**63: no reader overflows
 

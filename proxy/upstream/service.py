@@ -17,7 +17,7 @@ from mesh.model.policy import ServicePolicy
 from mesh.model.service import Endpoint
 from mesh.rules.balance import least_request
 from mesh.rules.limits import Usage
-from mesh.rules.outlier import record_failure, uneject_due, without_ejected
+from mesh.rules.outlier import OutlierState, record_failure, uneject_due, without_ejected
 from mesh.rules.retry import RetryBudget
 from proxy.upstream.endpoint import UpstreamEndpoint
 
@@ -33,7 +33,7 @@ GATEWAY_ERRORS = 500
 class Cluster:
     """The endpoints of a service, or of one subset of it, that may get requests now."""
 
-    __slots__ = ("name", "port", "series", "service", "subset", "usable")
+    __slots__ = ("healthy", "name", "port", "series", "service", "subset", "usable")
 
     def __init__(self, service: UpstreamService, subset: str | None, port: int | None) -> None:
         """Empty until ``refresh``."""
@@ -41,17 +41,26 @@ class Cluster:
         self.subset = subset
         self.port = port
         self.name = f"{service.name}:{subset}" if subset else str(service.name)
+        self.healthy: list[UpstreamEndpoint] = []
+        """Those that discovery calls usable, ejected or not."""
         self.usable: list[UpstreamEndpoint] = []
         self.series = service.plane.series_for(service.name, subset)
 
     def refresh(self) -> None:
         """Compute who may get requests, after endpoints, ejections or the policy changed."""
         known = [e for e in self.service.endpoints.values() if self.holds(e.model)]
-        healthy = [e for e in known if e.model.health.is_usable]
-        self.usable = without_ejected(healthy, len(known), self.service.policy.outlier_detection)
+        self.healthy = [e for e in known if e.model.health.is_usable]
+        self.usable = without_ejected(self.healthy, len(known), self.service.policy.outlier_detection)
 
     def pick(self, random: Callable[[], float], tried: Collection[UpstreamEndpoint] = ()) -> UpstreamEndpoint | None:
-        """An endpoint for an attempt, one not yet ``tried`` while another is left; None where there is none."""
+        """An endpoint for an attempt, one not yet ``tried`` while another is left; None where there is none.
+
+        An ejected endpoint that was not tried comes before a second try of one that has just failed.
+        """
+        if tried and all(endpoint in tried for endpoint in self.usable):
+            untried = [e for e in self.healthy if e not in tried]
+            if untried:
+                return least_request(untried, random)
         return least_request(self.usable, random, tried)
 
     def holds(self, endpoint: Endpoint) -> bool:
@@ -108,6 +117,8 @@ class UpstreamService:
             if endpoint is None:
                 self.endpoints[key] = UpstreamEndpoint(self, model)
             else:
+                if model.health.is_usable and not endpoint.model.health.is_usable:
+                    endpoint.outlier = OutlierState()  # a check has seen it recover: no need to wait the ejection out
                 endpoint.model = model
         self.is_known = True
         self._refresh()

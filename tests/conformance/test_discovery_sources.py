@@ -11,16 +11,27 @@ from mesh.discovery.catalog import Catalog, CatalogSettings
 from mesh.discovery.retention import ServedEndpoints
 from mesh.model.name import Name
 from mesh.model.service import Health
-from tests.support.consul import ConsulAgent
-from tests.support.discovery import REVIEWS, ConsulProvider, FileProvider, Provider, Seen, endpoint, registry_provider
+from tests.support.discovery import (
+    REVIEWS,
+    FileProvider,
+    Provider,
+    Seen,
+    SharedAgent,
+    consul_provider,
+    endpoint,
+    registry_provider,
+    shared_agent,
+)
 from tests.support.process import until
 
 
+agent = pytest.fixture(scope="module")(shared_agent)
+
+
 @pytest.fixture
-async def consul_provider(consul: ConsulAgent) -> AsyncIterator[Provider]:
-    provider = ConsulProvider(consul)
-    yield provider
-    await provider.close()
+async def consul_source(agent: SharedAgent) -> AsyncIterator[Provider]:
+    async with consul_provider(agent) as provider:
+        yield provider
 
 
 @pytest.fixture
@@ -38,7 +49,7 @@ async def file_provider(tmp_path: Path) -> AsyncIterator[Provider]:
 
 @pytest.fixture(
     params=[
-        pytest.param("consul_provider", marks=pytest.mark.consul, id="consul"),
+        pytest.param("consul_source", marks=pytest.mark.consul, id="consul"),
         pytest.param("grpc_provider", id="registry"),
         pytest.param("file_provider", id="file"),
     ]
@@ -171,6 +182,5 @@ async def test_a_source_that_is_closed_in_the_middle_of_everything_leaves_nothin
     await provider.kill()
     await source.close()
     reported = len(seen.observations), len(seen.failures)
-    await asyncio.sleep(0)
-    assert asyncio.all_tasks() <= before
+    await until(lambda: asyncio.all_tasks() <= before, what="all tasks to have ended", timeout_s=1)
     assert (len(seen.observations), len(seen.failures)) == reported

@@ -95,7 +95,7 @@ def test_an_endpoint_that_was_usable_goes_only_for_one_of_the_five_reasons(scrip
                 listed = {each.id for each in event.endpoints}
                 others_remain = any(each.health.is_usable for each in event.endpoints)
                 is_continuous = event.contact is Contact.CONTINUOUS and not contact_lost
-                for id_ in gone - listed:
+                if gone - listed:
                     assert is_continuous
                     assert others_remain
                 contact_lost = False

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import json
-import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote
 
+import aiohttp
 import grpc
 import grpc.aio
+import pytest
 
 from control.long_calls import LongCalls
 from control.registry import Registry
@@ -25,8 +27,9 @@ from mesh.tasks import Tasks
 from protos.mesh.v1 import registry_pb2
 from protos.mesh.v1.registry_pb2_grpc import RegistryStub
 from tests.support.consul import ConsulAgent
+from tests.support.needs import require
 from tests.support.ports import free_port
-from tests.support.process import until
+from tests.support.process import Process, until
 
 REVIEWS = Name("default", "reviews")
 
@@ -41,11 +44,13 @@ class Seen:
     def __init__(self, source: Source, service: Name = REVIEWS) -> None:
         self.observations: list[Observation] = []
         self.failures: list[SourceError] = []
-        self.watch: Watch = source.watch(service, self.observations.append, lambda _, error: self.failures.append(error))
+        self.watch: Watch = source.watch(
+            service, self.observations.append, lambda _, error: self.failures.append(error)
+        )
 
     @property
     def state(self) -> dict[str, tuple[str | None, Health, int]]:
-        """id -> (version, health, port) as last reported."""
+        """By id: (version, health, port) as last reported."""
         if not self.observations:
             return {}
         return {e.id: (e.metadata.get("version"), e.health, e.port) for e in self.observations[-1].endpoints}
@@ -66,7 +71,11 @@ class Seen:
 
         def met(seen: "Seen") -> bool:
             healths = {each[1] for each in seen.state.values()}
-            return bool(seen.observations) and sorted(seen.state) == sorted(ids) and (health is None or healths == {health})
+            return (
+                bool(seen.observations)
+                and sorted(seen.state) == sorted(ids)
+                and (health is None or healths == {health})
+            )
 
         await self.until(met, f"exactly {ids} to be listed {health or ''}")
 
@@ -90,8 +99,47 @@ class Provider(Protocol):
         """Start it again, all forgotten."""
 
 
+class SharedAgent(ConsulAgent):
+    """One agent for the tests of a module, empty again for each.
+
+    In dev mode it has its leader in a fifth of a second, keeps its state in memory and so forgets it with each restart.
+    """
+
+    def __init__(self, binary: Path, directory: Path) -> None:
+        super().__init__(binary, directory)
+        settings = json.loads(self._config.read_text())
+        for key in ("server", "bootstrap_expect", "data_dir", "performance"):
+            del settings[key]
+        self._config.write_text(json.dumps(settings))
+
+    async def start(self) -> None:
+        self.process = Process.start(self._binary, "agent", "-dev", f"-config-file={self._config}", log=self.log)
+        await self.process.until(self._has_leader, what="Consul to elect its leader", timeout_s=30)
+
+    async def attach(self) -> None:
+        """Serve one test: running, and with nothing registered."""
+        self._session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=5))
+        if self.process is None or not self.process.is_running:
+            await self.start()
+        for id_ in await self.get("/v1/agent/services"):
+            await self.put(f"/v1/agent/service/deregister/{quote(id_, safe='')}")
+
+    async def detach(self) -> None:
+        """The test is over."""
+        if self._session:
+            await self._session.close()
+
+
+def shared_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedAgent]:
+    """To be made a fixture of module scope."""
+    agent = SharedAgent(require("consul"), tmp_path_factory.mktemp("consul"))
+    yield agent
+    if agent.process:
+        asyncio.run(agent.process.kill())  # in order it would take 2 s
+
+
 class ConsulProvider:
-    def __init__(self, agent: ConsulAgent) -> None:
+    def __init__(self, agent: SharedAgent) -> None:
         self.agent = agent
         self.sources: list[ConsulSource] = []
 
@@ -114,7 +162,7 @@ class ConsulProvider:
             "Port": endpoint.port,
             "Meta": meta,
             "Tags": list(endpoint.tags),
-            "Check": {"CheckID": f"service:{endpoint.id}", "Name": "test", "TTL": "10m"},
+            "Check": {"CheckID": f"service:{endpoint.id}", "Name": "test", "TTL": "10m", "Status": status},
         }
         await self.agent.put("/v1/agent/service/register", body)
         await self.agent.put(f"/v1/agent/check/update/service:{endpoint.id}", {"Status": status})
@@ -127,11 +175,22 @@ class ConsulProvider:
         await self.agent.kill()
 
     async def restart_empty(self) -> None:
-        await self.agent.restart(clean=True)
+        await self.agent.start()
 
     async def close(self) -> None:
         for source in self.sources:
             await source.close()
+
+
+@contextlib.asynccontextmanager
+async def consul_provider(agent: SharedAgent) -> AsyncIterator[ConsulProvider]:
+    await agent.attach()
+    provider = ConsulProvider(agent)
+    try:
+        yield provider
+    finally:
+        await provider.close()
+        await agent.detach()
 
 
 class RegistryServer:
@@ -281,7 +340,7 @@ class FileProvider:
         }
         new = self.path.with_suffix(".new")
         new.write_text(json.dumps({"services": services}))
-        os.replace(new, self.path)
+        new.replace(self.path)
 
 
 @contextlib.asynccontextmanager
