@@ -152,12 +152,12 @@ class ControlServer:
 
     async def _serve_http(self, address: str) -> str:
         """Listen for HTTP; returns the address as bound."""
-        runner = web.AppRunner(application(self.hub, self.registry, time.monotonic), access_log=None)
+        runner = web.AppRunner(application(self.hub, self.registry, time.monotonic), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         host, port = _split(address)
         try:
-            await web.TCPSite(runner, host, port, shutdown_timeout=1.0).start()
+            await web.TCPSite(runner, host, port).start()
         except OSError as error:
             message = f"cannot listen for HTTP on {address}: {error.strerror or error}"
             raise ListenError(message) from error

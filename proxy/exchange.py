@@ -219,9 +219,9 @@ class Exchange:
         """Commit to the attempt's answer and see it through to its end."""
         head, downstream = attempt.head, self.downstream
         assert head is not None  # noqa: S101 - _send gives only attempts that were answered
+        self.listener.finish_head(self, head)
         self.status = head.status
         self.answered = attempt.is_committed = True
-        self.listener.finish_head(self, head)
         downstream.respond(head, attempt.pieces, attempt.trailers, ended=attempt.ended)
         if attempt.stream is not None and downstream.is_writable:
             attempt.stream.resume_reading()

@@ -147,8 +147,8 @@ class OutboundListener(Listener):
     def added_fields(self, exchange: Exchange, attempt: Attempt) -> Headers:
         """Via, X-Request-Id, X-Forwarded-Proto and trace context; the client is on loopback: no X-Forwarded-For."""
         known, plane = exchange.request.known, self.plane
-        attempt.span_id = plane.propagation.new_span_id()
-        fields = plane.propagation.inject(exchange.trace, attempt.span_id)
+        attempt.span_id = plane.propagation.outgoing_span_id(exchange.trace)
+        fields = plane.propagation.inject(exchange.trace, attempt.span_id, known)
         fields.append(self.via_line if b"via" not in known else self._via_field(known))
         exchange.request_id = known.get(b"x-request-id") or exchange.request_id or plane.new_request_id()
         fields.append((b"x-request-id", exchange.request_id))
@@ -201,8 +201,8 @@ class InboundListener(Listener):
         """Via, X-Forwarded-*, X-Request-Id, and the trace context with our SERVER span as the parent."""
         known, plane, request = exchange.request.known, self.plane, exchange.request
         if not exchange.span_id:
-            exchange.span_id = plane.propagation.new_span_id()
-        fields = plane.propagation.inject(exchange.trace, exchange.span_id)
+            exchange.span_id = plane.propagation.outgoing_span_id(exchange.trace)
+        fields = plane.propagation.inject(exchange.trace, exchange.span_id, known)
         fields.append(self.via_line if b"via" not in known else self._via_field(known))
         exchange.request_id = known.get(b"x-request-id") or exchange.request_id or plane.new_request_id()
         fields.append((b"x-request-id", exchange.request_id))

@@ -119,6 +119,10 @@ class Catalog:
         """End all watches and lookups; who waits for one is told that the source is unavailable."""
         self._is_closed = True
         await self._tasks.close()
+        for lookup in self._lookups.values():  # a task that was cancelled before its first step ran no `finally`
+            if not lookup.done():
+                lookup.set_result(Unresolved(Why.UNAVAILABLE, _SHUTTING_DOWN))
+        self._lookups.clear()
         for entry in list(self._entries.values()):
             watch = self._drop(entry)
             if watch is not None:

@@ -260,7 +260,8 @@ def _retry(node: Node) -> Retry:
 def to_yaml(values: Iterable[Route | ServicePolicy]) -> str:
     """Documents that ``parse`` reads back to the same values (creation times aside, which the server sets)."""
     documents = [to_document(value) for value in values]
-    return yaml.safe_dump_all(documents, sort_keys=False, width=120, allow_unicode=True)
+    # ASCII only: in clear text U+0085 and U+2028 would come back as the line breaks that YAML takes them for.
+    return yaml.safe_dump_all(documents, sort_keys=False, width=120, allow_unicode=False)
 
 
 def to_document(value: Route | ServicePolicy) -> dict[str, Any]:

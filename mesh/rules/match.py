@@ -184,7 +184,7 @@ def _path_test(match: RouteMatch) -> Callable[[bytes], bool]:
         return lambda actual: actual == exact
     if path.type is PathType.REGULAR_EXPRESSION:
         pattern = compile_regex(path.value)
-        return lambda actual: pattern.fullmatch(actual) is not None
+        return pattern.fullmatch
     prefix = _trimmed(path.value)
     return lambda actual: actual.startswith(prefix) and actual[len(prefix) : len(prefix) + 1] in (b"", b"/")
 
@@ -194,7 +194,7 @@ def _value_test(wanted: ValueMatch) -> Callable[[bytes | None], bool]:
         exact = wanted.value.encode()
         return lambda actual: actual == exact
     pattern = compile_regex(wanted.value)
-    return lambda actual: actual is not None and pattern.fullmatch(actual) is not None
+    return lambda actual: actual is not None and pattern.fullmatch(actual)
 
 
 def _method_condition(method: bytes) -> Condition:

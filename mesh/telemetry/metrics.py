@@ -1,22 +1,41 @@
 """Metrics as plain cells on the request path; text is made of them only when somebody scrapes.
 
 A series is one pair of ends (this workload and the service it calls, or is called as); its cells are keyed by what
-an answer adds: status and response flag. Both are small closed sets, so cells cannot grow without bound.
+an answer adds: status and response flag. Endpoints choose the status (100 to 599) and callers, where egress is
+allowed, the service: so all cells together are capped, and what comes beyond is counted in one cell labelled "other".
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 
 # Istio's request duration buckets, in ms, so that existing dashboards work.
 DURATION_BOUNDS_MS = (0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0)
-SIZE_BOUNDS_BYTES = (1.0, 10.0, 100.0, 1000.0, 10_000.0, 100_000.0, 1_000_000.0, 10_000_000.0)
+# Sizes are counted by their bit length, which costs half a search; these bounds are the ones shown: 2**n - 1.
+SIZE_BITS = (0, 8, 10, 12, 14, 16, 18, 20, 24, 28)
+SIZE_BOUNDS_BYTES = tuple(2**bits - 1 for bits in SIZE_BITS)
+_MAX_BITS = 64
+
+MAX_CELLS = 2000
+OTHER = "other"
 
 
 class RequestCell:
-    """Requests of one series with one status and flag: count, sums and histogram counts (the last bucket is +Inf)."""
+    """Requests of one series with one status and flag: count, sums and histogram counts.
 
-    __slots__ = ("count", "duration_buckets", "duration_sum_ms", "request_bytes", "response_bytes")
+    The last duration bucket is +Inf; size buckets are by bit length (0 for an empty body).
+    """
+
+    __slots__ = (
+        "count",
+        "duration_buckets",
+        "duration_sum_ms",
+        "request_bytes",
+        "request_sizes",
+        "response_bytes",
+        "response_sizes",
+    )
 
     def __init__(self) -> None:
         """All zero."""
@@ -25,25 +44,61 @@ class RequestCell:
         self.duration_buckets = [0] * (len(DURATION_BOUNDS_MS) + 1)
         self.request_bytes = 0
         self.response_bytes = 0
+        self.request_sizes = [0] * (_MAX_BITS + 1)
+        self.response_sizes = [0] * (_MAX_BITS + 1)
+
+
+class CellBudget:
+    """Counts the cells of all series of a sidecar, and gives the one for what is beyond ``limit``."""
+
+    def __init__(self, limit: int = MAX_CELLS) -> None:
+        """Nothing is spent."""
+        self.limit = limit
+        self.spent = 0
+        self.other: RequestCell | None = None
+
+    def take(self) -> RequestCell:
+        """A new cell, or the common one."""
+        if self.spent < self.limit:
+            self.spent += 1
+            return RequestCell()
+        if self.other is None:
+            self.other = RequestCell()
+        return self.other
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Something was counted in the common cell."""
+        return self.other is not None
 
 
 class RequestSeries:
     """The requests between this workload and one service (one subset of it, where a route chose one)."""
 
-    __slots__ = ("cells", "labels")
+    __slots__ = ("_budget", "cells", "labels", "text")
 
-    def __init__(self, labels: dict[str, str]) -> None:
+    def __init__(self, labels: Mapping[str, str], budget: CellBudget | None = None) -> None:
         """``labels`` are Istio's, all but those of the answer."""
-        self.labels = labels
+        self.labels = dict(labels)
+        self.text = ",".join(f'{key}="{escape(value)}"' for key, value in labels.items())
+        """The labels as they stand in an exposition, made once."""
         self.cells: dict[tuple[int, str], RequestCell] = {}
+        self._budget = budget or CellBudget()
 
     def record(self, status: int, flag: str, duration_ms: float, request_bytes: int, response_bytes: int) -> None:
         """Count one request."""
         cell = self.cells.get((status, flag))
         if cell is None:
-            cell = self.cells[status, flag] = RequestCell()
+            cell = self.cells[status, flag] = self._budget.take()
         cell.count += 1
         cell.duration_sum_ms += duration_ms
         cell.duration_buckets[bisect_left(DURATION_BOUNDS_MS, duration_ms)] += 1
+        cell.request_sizes[request_bytes.bit_length()] += 1
+        cell.response_sizes[response_bytes.bit_length()] += 1
         cell.request_bytes += request_bytes
         cell.response_bytes += response_bytes
+
+
+def escape(value: str) -> str:
+    """A label value as it stands between quotes (Prometheus text format 0.0.4)."""
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

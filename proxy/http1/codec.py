@@ -53,6 +53,7 @@ _FORBIDDEN_TRAILERS = HOP_BY_HOP | frozenset(
     b"content-length host trailer expect content-encoding content-type content-range".split()
     + b"authorization cookie set-cookie".split()
 )
+_SPACE = 0x20
 _MAX_LENGTH_DIGITS = 18  # below 2**63: no reader overflows
 
 _FRAMING = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
@@ -103,6 +104,9 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
     line_end = head.find(b"\r\n")
     line = head[:line_end]
     is_11 = line.endswith(b" HTTP/1.1")
+    if line.count(b" ") != 2 or line[0] <= _SPACE:  # llhttp takes more spaces, and an LF before the method
+        message = "malformed request line (RFC 9112 §3): METHOD SP target SP HTTP/1.1"
+        raise BadRequest(message)
     if not is_11 or line_end > limits.line_bytes or len(head) > limits.head_bytes:
         _check_request_line(head, line, is_11=is_11, limits=limits)
     fields = _Fields(_SET_ASIDE)

@@ -91,19 +91,13 @@ def routes(draw):
     )
     rules = draw(
         st.lists(
-            st.builds(
-                Rule,
-                st.lists(matches, min_size=1, max_size=3).map(tuple),
-                backends,
-                timeouts,
-                retries,
-                st.none() | labels,
-            ),
+            st.builds(Rule, st.lists(matches, min_size=1, max_size=3).map(tuple), backends, timeouts, retries),
             min_size=1,
             max_size=3,
-            unique_by=lambda rule: rule.name or object(),
         )
     )
+    called = draw(st.lists(labels, max_size=len(rules), unique=True))
+    rules[: len(called)] = [replace(rule, name=label) for rule, label in zip(rules, called, strict=False)]
     return Route(name, tuple(parents), tuple(rules), draw(st.integers(0, 4 * 10**15)) / 10**6)
 
 

@@ -125,9 +125,7 @@ async def test_a_caller_that_gives_up_takes_the_lookup_from_nobody(source: FakeS
     assert source.lookups == [REVIEWS]
 
 
-async def test_an_unknown_name_is_asked_once_in_five_seconds_and_never_watched(
-    source: FakeSource, make: Make
-) -> None:
+async def test_an_unknown_name_is_asked_once_in_five_seconds_and_never_watched(source: FakeSource, make: Make) -> None:
     catalog = make()
     for _ in range(3):
         assert why(await catalog.resolve(NOBODY)) is Why.UNKNOWN
@@ -253,9 +251,7 @@ async def test_declaring_a_service_again_keeps_its_watch(source: FakeSource, mak
     assert source.watches[REVIEWS] is watch
 
 
-async def test_subscribers_hear_each_change_of_what_is_served_and_nothing_else(
-    source: FakeSource, make: Make
-) -> None:
+async def test_subscribers_hear_each_change_of_what_is_served_and_nothing_else(source: FakeSource, make: Make) -> None:
     catalog = make()
     heard: list[tuple[str, str]] = []
     end = catalog.subscribe(lambda service, served: heard.append((service.name, ids(served))))
