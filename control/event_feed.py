@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Final, Self
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from control.operator_messages import revision_message, sidecar_message
 from control.store.base import Revision
@@ -18,14 +18,15 @@ MAX_EVENTS: Final = 20_000
 
 
 class EventFeed:
-    """An async iterator of events; it ends when the client is too far behind."""
+    """What happened since the client last took; ``is_over`` when it is too far behind."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """``clock`` gives Unix seconds."""
         self._clock = clock
         self._events: deque[operator_pb2.Event] = deque()
-        self._bell = asyncio.Event()
-        self._is_over = False
+        self.bell = asyncio.Event()
+        """Rings when there is something to take."""
+        self.is_over = False
 
     def revised(self, revision: Revision) -> None:
         """The table has a new version."""
@@ -37,20 +38,13 @@ class EventFeed:
 
     def _add(self, event: operator_pb2.Event) -> None:
         if len(self._events) >= MAX_EVENTS:
-            self._is_over = True
+            self.is_over = True
         else:
             self._events.append(event)
-        self._bell.set()
+        self.bell.set()
 
-    def __aiter__(self) -> Self:
-        """Itself."""
-        return self
-
-    async def __anext__(self) -> operator_pb2.Event:
-        """The next event, when there is one."""
-        while not self._events:
-            if self._is_over:
-                raise StopAsyncIteration
-            self._bell.clear()
-            await self._bell.wait()
-        return self._events.popleft()
+    def take(self) -> Iterator[operator_pb2.Event]:
+        """The events there are, oldest first; those that come meanwhile too."""
+        self.bell.clear()
+        while self._events:
+            yield self._events.popleft()

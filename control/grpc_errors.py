@@ -17,8 +17,9 @@ from mesh.model.errors import InvalidError
 DOMAIN: Final = "sidemesh.dev"
 """ErrorInfo.domain of every error that is ours."""
 
-MAX_DETAILS_BYTES: Final = 6000
-"""Trailers travel as one HTTP/2 header block, and gRPC refuses more than 8 KiB of it by default."""
+MAX_TEXT_BYTES: Final = 1500
+"""Of one error. gRPC refuses trailers of more than 8 KiB by default, and a text stands in them three times: as
+grpc-message (percent-encoded), as the message of the status, and in its details."""
 
 
 async def abort_invalid(context: grpc.aio.ServicerContext[Any, Any], error: InvalidError) -> NoReturn:
@@ -26,15 +27,16 @@ async def abort_invalid(context: grpc.aio.ServicerContext[Any, Any], error: Inva
     bad = error_details_pb2.BadRequest()
     size = 0
     for violation in error.violations:
-        size += len(violation.field.encode()) + len(violation.message.encode()) + 8
-        if size > MAX_DETAILS_BYTES // 2:
+        field, description = _clip(violation.field), _clip(violation.message)
+        size += len(field.encode()) + len(description.encode()) + 8
+        if size > MAX_TEXT_BYTES - 100 and bad.field_violations:
             break
-        bad.field_violations.add(field=violation.field, description=violation.message)
+        bad.field_violations.add(field=field, description=description)
     left_out = len(error.violations) - len(bad.field_violations)
     message = "\n".join(str(v) for v in error.violations[: len(bad.field_violations)])
     if left_out:
         message += f"\n… and {left_out} more"
-    await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, message or str(error)[:1000], bad)
+    await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, message, bad)
 
 
 async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
@@ -56,14 +58,23 @@ async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: Excepti
 
 
 def _info(reason: str, metadata: Mapping[str, str] | None = None) -> error_details_pb2.ErrorInfo:
-    return error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=dict(metadata or {}))
+    return error_details_pb2.ErrorInfo(
+        reason=reason, domain=DOMAIN, metadata={key: _clip(value) for key, value in (metadata or {}).items()}
+    )
 
 
 async def _abort(
     context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, message: str, detail: Message
 ) -> NoReturn:
+    message = _clip(message)
     packed = AnyMessage()
     packed.Pack(detail)
     status = status_pb2.Status(code=code.value[0], message=message, details=[packed])
     await context.abort(code, message, trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),))
     raise AssertionError  # abort never returns
+
+
+def _clip(text: str) -> str:
+    """``text`` within the bounds of one error."""
+    raw = text.encode()
+    return text if len(raw) <= MAX_TEXT_BYTES else raw[:MAX_TEXT_BYTES].decode(errors="ignore") + " …"

@@ -31,6 +31,10 @@ class Stream:
         """Made by ``Hub.connect``."""
         self.subscription = subscription
         self.bell = asyncio.Event()
+        self.over: str | None = None
+        """Why there is nothing more to read, once that is so."""
+        self.is_goodbye = False
+        """It ended as it should: the sidecar closed its side."""
         self.replaced_by: str | None = None
         """The peer of a newer stream of the same node, which this one has to make way for."""
 

@@ -1,31 +1,40 @@
-"""Calls that last as long as their client: they are ended at once when the server stops."""
+"""Calls that last as long as their client: they are ended at once when the server stops.
+
+They are asked, by their bell, not cancelled: gRPC cannot send a status while a cancelled write is still under way
+(GRPC_CALL_ERROR_TOO_MANY_OPERATIONS), and then the client would wait for ever.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+STOPPING: Final = "the control server is stopping"
+"""What such a call is ended with (UNAVAILABLE): come back."""
 
 
 class LongCalls:
-    """The tasks of all open streams and watches. Short calls get the server's grace time instead."""
+    """The bells of all open streams and watches; each looks at ``is_ending`` whenever its bell has rung."""
 
     def __init__(self) -> None:
-        """None are open."""
-        self._tasks: set[asyncio.Task[object]] = set()
+        self.is_ending = False
+        self._bells: set[asyncio.Event] = set()
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
-        """The current task is such a call while within."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - gRPC runs handlers in tasks
-        self._tasks.add(task)
+    def ringing(self, bell: asyncio.Event) -> Iterator[None]:
+        """Ring ``bell`` at the end, while within."""
+        self._bells.add(bell)
+        if self.is_ending:
+            bell.set()
         try:
             yield
         finally:
-            self._tasks.discard(task)
+            self._bells.discard(bell)
 
     def end(self) -> None:
-        """Cancel them all; clients see the stream break and come back."""
-        for task in tuple(self._tasks):
-            task.cancel()
+        """Ask all of them to end."""
+        self.is_ending = True
+        for bell in self._bells:
+            bell.set()

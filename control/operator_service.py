@@ -14,7 +14,7 @@ from control.grpc_errors import abort_with
 from control.hub import Hub
 from control.known_endpoints import KnownEndpoints
 from control.ledger import DEFAULT_WAIT_S, Ledger, Options
-from control.long_calls import LongCalls
+from control.long_calls import STOPPING, LongCalls
 from control.operator_messages import change_response, revision_message, sidecar_message
 from control.planning import Plan, plan_apply, plan_delete
 from control.weights import rules_on, set_weights
@@ -204,12 +204,16 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         """The state now, then every change of the table and of what the sidecars run."""
         del request
         feed = EventFeed(self._clock)
-        with self._long_calls.entered(), self._ledger.observing(feed.revised), self._hub.observing(feed.moved):
+        with self._long_calls.ringing(feed.bell), self._ledger.observing(feed.revised), self._hub.observing(feed.moved):
             feed.revised(self._ledger.newest)
             for subscription in self._hub.sidecars():
                 feed.moved(subscription)
-            async for event in feed:
-                yield event
+            while not self._long_calls.is_ending and not feed.is_over:
+                for event in feed.take():
+                    yield event
+                await feed.bell.wait()
+        if self._long_calls.is_ending:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, STOPPING)
         await context.abort(
             grpc.StatusCode.RESOURCE_EXHAUSTED, "this client did not keep up with the events; watch again"
         )

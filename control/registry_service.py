@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from control.grpc_errors import abort_invalid
-from control.long_calls import LongCalls
+from control.long_calls import STOPPING, LongCalls
 from control.registry import EXPIRE_EVERY_S, FullError, Registry, ServiceState, UnknownInstanceError
 from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import Name
@@ -151,7 +151,7 @@ class RegistryService:
         self._bells.setdefault(service, set()).add(bell)
         self._watches += 1
         try:
-            with self._long_calls.entered():
+            with self._long_calls.ringing(bell):
                 await self._tell(service, bell, context)
         finally:
             self._watches -= 1
@@ -162,13 +162,14 @@ class RegistryService:
     async def _tell(self, service: Name, bell: asyncio.Event, context: _Context) -> None:
         """Write the newest state whenever ``bell`` has rung."""
         told = b""
-        while True:
+        while not self._long_calls.is_ending:
             bell.clear()
             body = self._serialise(service, self.registry.state(service, self._clock()))
             if body != told:
                 await context.write(body)
                 told = body
             await bell.wait()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, STOPPING)
 
     async def _service(self, message: resource_pb2.Name, context: _Context) -> Name:
         service = decode_name(message)

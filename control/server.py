@@ -152,7 +152,9 @@ class ControlServer:
 
     async def _serve_http(self, address: str) -> str:
         """Listen for HTTP; returns the address as bound."""
-        runner = web.AppRunner(application(self.hub, self.registry, time.monotonic), access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            application(self.hub, self.registry, time.monotonic), access_log=None, shutdown_timeout=1.0
+        )
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         host, port = _split(address)

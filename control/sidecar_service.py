@@ -16,11 +16,12 @@ import grpc.aio
 
 from control.grpc_errors import abort_invalid
 from control.hub import Hub, Stream
-from control.long_calls import LongCalls
+from control.long_calls import STOPPING, LongCalls
 from control.subscription import ProtocolError, SidecarInfo
 from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import is_label
 from mesh.model.wire import decode_name, decode_snapshot_id
+from mesh.tasks import Tasks
 from protos.mesh.v1 import discovery_pb2, resource_pb2
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ HELLO_TIMEOUT_S: Final = 5.0
 MAX_STREAMS: Final = 5000  # about 50 KB each on this side; more sidecars need more control servers
 MAX_TEXT: Final = 253
 MAX_LIST: Final = 1024
+_GOODBYE_PAUSE_S: Final = 0.05
 _LOOK_AGAIN_S: Final = 1.0  # a disconnected sidecar's grace ends without any event
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -52,6 +54,7 @@ class SidecarService:
         self._hello_timeout_s = hello_timeout_s
         self._max_streams = max_streams
         self._open = 0
+        self._tasks = Tasks("sidecar service")
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The RPCs of the service, for ``server.add_generic_rpc_handlers``."""
@@ -79,37 +82,38 @@ class SidecarService:
             )
         self._open += 1
         try:
-            with self._long_calls.entered():
-                await self._serve(requests, context)
+            hello = await self._hello(requests, context)
+            await self._serve(hello, requests, context)
         finally:
             self._open -= 1
 
-    async def _serve(self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest], context: _Context) -> None:
-        hello = await self._hello(requests, context)
+    async def _serve(
+        self,
+        hello: discovery_pb2.Hello,
+        requests: AsyncIterator[discovery_pb2.DiscoveryRequest],
+        context: _Context,
+    ) -> None:
+        """Push until the reader, a newer stream, the end of the server or of the connection ends it."""
         stream = self._hub.connect(_info(hello, context.peer()), decode_snapshot_id(hello.running))
         node = hello.node
         log.info("sidecar %s connected from %s", node, context.peer())
-        why, is_goodbye = "the stream broke", False
+        reader = self._tasks.start(self._read_to_end(stream, requests), f"answers of {node}")
         try:
-            async with asyncio.TaskGroup() as tasks:
-                writer = tasks.create_task(self._write(stream, context), name=f"push to {node}")
-                await self._read(stream, requests)
-                is_goodbye = not context.cancelled()
-                writer.cancel()
-        except* ProtocolError as group:
-            why = str(group.exceptions[0])
-        except* _ReplacedError:
-            why = "another stream of the same node"
+            with self._long_calls.ringing(stream.bell):
+                await self._write(stream, context)
         finally:
-            self._hub.disconnect(stream, why=why, is_goodbye=is_goodbye)
-            log.info("sidecar %s gone: %s", node, "goodbye" if is_goodbye else why)
+            reader.cancel()
+            self._hub.disconnect(stream, why=stream.over or "the stream broke", is_goodbye=stream.is_goodbye)
+            log.info("sidecar %s gone: %s", node, stream.over or "the stream broke")
         if stream.replaced_by is not None:
             log.warning("node %s connected twice: %s makes way for %s", node, context.peer(), stream.replaced_by)
             await context.abort(
                 grpc.StatusCode.ABORTED, f"a newer stream of node {node!r} came from {stream.replaced_by}"
             )
-        if not is_goodbye:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, why)
+        if stream.over is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, STOPPING)
+        if not stream.is_goodbye:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, stream.over)
 
     async def _hello(
         self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest], context: _Context
@@ -129,14 +133,29 @@ class SidecarService:
         return hello
 
     async def _write(self, stream: Stream, context: _Context) -> None:
-        """Push whatever is newest, one at a time: gRPC's flow control makes ``write`` wait for a slow sidecar."""
+        """Push whatever is newest, one at a time: gRPC's flow control makes ``write`` wait for a slow sidecar.
+
+        Ends between two writes, when there is a reason to.
+        """
         while True:
             await stream.bell.wait()
-            if stream.replaced_by is not None:
-                raise _ReplacedError
+            if stream.over is not None or stream.replaced_by is not None or self._long_calls.is_ending:
+                return
             body = self._hub.take(stream)
             if body is not None:
                 await context.write(body)
+
+    async def _read_to_end(self, stream: Stream, requests: AsyncIterator[discovery_pb2.DiscoveryRequest]) -> None:
+        """Take the sidecar's answers, then have the writer end, which may take it long; the hub hears at once."""
+        try:
+            await self._read(stream, requests)
+            # A broken stream ends the reading too; what tells it from a goodbye is that the call is cancelled next.
+            await asyncio.sleep(_GOODBYE_PAUSE_S)
+            stream.over, stream.is_goodbye = "goodbye", True
+        except ProtocolError as error:
+            stream.over = str(error)
+        self._hub.disconnect(stream, why=stream.over, is_goodbye=stream.is_goodbye)
+        stream.bell.set()
 
     async def _read(self, stream: Stream, requests: AsyncIterator[discovery_pb2.DiscoveryRequest]) -> None:
         """Take the sidecar's answers until it closes its side."""
@@ -172,8 +191,8 @@ class SidecarService:
         if not request.instance_id:
             await abort_invalid(context, InvalidError([Violation("instance_id", "must be given")]))
         told: list[str] | None = None
-        with self._long_calls.entered(), self._hub.endpoint_bell() as bell:
-            while True:
+        with self._hub.endpoint_bell() as bell, self._long_calls.ringing(bell):
+            while not self._long_calls.is_ending:
                 bell.clear()
                 nodes = self._hub.who_may_send_to(service, request.instance_id, request.node)
                 if nodes != told:
@@ -186,10 +205,7 @@ class SidecarService:
                         await bell.wait()
                 except TimeoutError:
                     continue
-
-
-class _ReplacedError(Exception):
-    """The same node has a newer stream."""
+        await context.abort(grpc.StatusCode.UNAVAILABLE, STOPPING)
 
 
 def _info(hello: discovery_pb2.Hello, peer: str) -> SidecarInfo:

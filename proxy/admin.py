@@ -13,9 +13,12 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from mesh.http.headers import Fields
 from mesh.http.message import KNOWN_REQUEST_FIELDS, RequestHead
 from mesh.model.gateway_api import to_document
+from mesh.telemetry.exposition import CONTENT_TYPE
 from proxy.explain import why
+from proxy.scrape import chunks
 from proxy.sidecar import bound_socket
 
 if TYPE_CHECKING:
@@ -81,8 +84,13 @@ class AdminServer:
         reason = "stopping" if sidecar.is_stopping else "no routing table yet"
         return web.Response(status=503, text=f"not ready: {reason}\n")
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(text=self._sidecar.metrics_text(), content_type="text/plain", charset="utf-8")
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
+        await response.prepare(request)
+        async for chunk in chunks(self._sidecar):
+            await response.write(chunk)
+        await response.write_eof()
+        return response
 
     def _overview(self) -> dict[str, Any]:
         sidecar = self._sidecar
@@ -186,7 +194,7 @@ class AdminServer:
             request.query.get("method", "GET").encode("latin-1"),
             target.encode("latin-1", "replace"),
             url.netloc.encode("latin-1", "replace"),
-            [h for h in headers if h[0] not in KNOWN_REQUEST_FIELDS],
+            Fields([h for h in headers if h[0] not in KNOWN_REQUEST_FIELDS]),
             {name: value for name, value in headers if name in KNOWN_REQUEST_FIELDS},
         )
         return why(self._sidecar.plane, head)

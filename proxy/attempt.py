@@ -26,6 +26,7 @@ class Attempt:
     """See the module. ``is_detached``: given up; whatever still comes of it is dropped."""
 
     __slots__ = (
+        "answered_s",
         "body_bytes",
         "deadline_s",
         "endpoint",
@@ -51,6 +52,7 @@ class Attempt:
         self.endpoint = endpoint
         self.method = exchange.request.method
         self.started_s = started_s
+        self.answered_s = 0.0
         self.deadline_s = 0.0
         self.stream: UpstreamStream | None = None
         self.head: ResponseHead | None = None

@@ -64,6 +64,7 @@ class Exchange:
         "plane",
         "request",
         "request_id",
+        "resends",
         "retries",
         "rule",
         "span_id",
@@ -89,6 +90,7 @@ class Exchange:
         self.flag = ""
         self.error: ProxyError | None = None
         self.retries = 0
+        self.resends = 0
         self.deadline_s = 0.0
         self.started_s = self.plane.clock()
         self.trace: Trace = self.plane.propagation.extract(request.known)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from mesh.http.headers import Headers
 from mesh.http.message import NOT_SENT, ResponseHead
 from mesh.http.outcome import BadRequest, LoopDetected, NoRoute, NoTable, ProxyError, proxy_status
 from mesh.model.name import Name
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 20_000  # at 4 KiB each 80 MiB: a flood costs that much at most
+FORWARDED_HTTP = b"x-forwarded-proto: http"
+_PASSED_ON = (b"x-forwarded-for", b"x-forwarded-host", b"proxy")
 HEALTH_PATH = b"/.well-known/sidemesh/health"
 
 
@@ -43,7 +44,7 @@ class Listener:
         self._max_connections = max_connections
         self._marker = marker.encode()
         self._via = b"1.1 " + self._marker
-        self.via_line = (b"via", self._via)
+        self.via_line = b"via: " + self._via
         self.refused_connections = 0
         self.last_request_s = 0.0
 
@@ -65,13 +66,13 @@ class Listener:
         """The rule for a request, or the service to look up first. Raises ProxyError or LocalAnswer."""
         raise NotImplementedError
 
-    def added_fields(self, exchange: Exchange, attempt: Attempt) -> Headers:
-        """The fields the mesh sends with an attempt."""
+    def added_fields(self, exchange: Exchange, attempt: Attempt) -> list[bytes]:
+        """The fields the mesh sends with an attempt, as lines without CRLF."""
         raise NotImplementedError
 
     def finish_head(self, exchange: Exchange, head: ResponseHead) -> None:
         """Add what the mesh adds to an endpoint's answer."""
-        head.headers.append(self.via_line)
+        head.fields.append_line(self.via_line)
 
     def refuse(self, exchange: Exchange, error: ProxyError) -> None:
         """Answer in the mesh's name: status, Proxy-Status with the response flag, and one line what to do."""
@@ -96,9 +97,8 @@ class Listener:
             message = "the request came back to the sidecar that sent it (Via): an endpoint is this sidecar's own port"
             raise LoopDetected(message)
 
-    def _via_field(self, known: dict[bytes, bytes]) -> tuple[bytes, bytes]:
-        via = known.get(b"via")
-        return self.via_line if via is None else (b"via", via + b", " + self._via)
+    def _via_after(self, via: bytes) -> bytes:
+        return b"via: %b, %b" % (via, self._via)
 
 
 class OutboundListener(Listener):
@@ -144,30 +144,28 @@ class OutboundListener(Listener):
             return entry.name
         return rule
 
-    def added_fields(self, exchange: Exchange, attempt: Attempt) -> Headers:
+    def added_fields(self, exchange: Exchange, attempt: Attempt) -> list[bytes]:
         """Via, X-Request-Id, X-Forwarded-Proto and trace context; the client is on loopback: no X-Forwarded-For."""
         known, plane = exchange.request.known, self.plane
         attempt.span_id = plane.propagation.outgoing_span_id(exchange.trace)
-        fields = plane.propagation.inject(exchange.trace, attempt.span_id, known)
-        fields.append(self.via_line if b"via" not in known else self._via_field(known))
-        exchange.request_id = known.get(b"x-request-id") or exchange.request_id or plane.new_request_id()
-        fields.append((b"x-request-id", exchange.request_id))
-        fields.append((b"x-forwarded-proto", known.get(b"x-forwarded-proto", b"http")))
-        for name in (b"x-forwarded-for", b"x-forwarded-host", b"proxy"):
-            if name in known:
-                fields.append((name, known[name]))
-        return fields
+        lines = [b"%b: %b" % pair for pair in plane.propagation.inject(exchange.trace, attempt.span_id, known)]
+        lines.append(self.via_line if b"via" not in known else self._via_after(known[b"via"]))
+        request_id = exchange.request_id = known.get(b"x-request-id") or exchange.request_id or plane.new_request_id()
+        lines.append(b"x-request-id: " + request_id)
+        lines.append(FORWARDED_HTTP if b"x-forwarded-proto" not in known else _line(known, b"x-forwarded-proto"))
+        lines += [_line(known, name) for name in _PASSED_ON if name in known]
+        return lines
 
     def finish_head(self, exchange: Exchange, head: ResponseHead) -> None:
         """See Listener; with ``x-mesh-explain`` the decision record as well."""
-        head.headers.append(self.via_line)
+        head.fields.append_line(self.via_line)
         if b"x-mesh-explain" in exchange.request.known:
-            head.headers.append((b"x-mesh-explain", self.plane.decision_record(exchange)))
+            head.fields.append(b"x-mesh-explain", self.plane.decision_record(exchange))
 
     def finish_refusal(self, exchange: Exchange, error: ProxyError, head: ResponseHead) -> None:
         """See Listener."""
         if b"x-mesh-explain" in exchange.request.known:
-            head.headers.append((b"x-mesh-explain", self.plane.decision_record(exchange)))
+            head.fields.append(b"x-mesh-explain", self.plane.decision_record(exchange))
 
 
 class InboundListener(Listener):
@@ -197,26 +195,26 @@ class InboundListener(Listener):
         self.last_request_s = self.plane.now_s
         return self._rule
 
-    def added_fields(self, exchange: Exchange, attempt: Attempt) -> Headers:
+    def added_fields(self, exchange: Exchange, attempt: Attempt) -> list[bytes]:
         """Via, X-Forwarded-*, X-Request-Id, and the trace context with our SERVER span as the parent."""
         known, plane, request = exchange.request.known, self.plane, exchange.request
         if not exchange.span_id:
             exchange.span_id = plane.propagation.outgoing_span_id(exchange.trace)
-        fields = plane.propagation.inject(exchange.trace, exchange.span_id, known)
-        fields.append(self.via_line if b"via" not in known else self._via_field(known))
-        exchange.request_id = known.get(b"x-request-id") or exchange.request_id or plane.new_request_id()
-        fields.append((b"x-request-id", exchange.request_id))
+        lines = [b"%b: %b" % pair for pair in plane.propagation.inject(exchange.trace, exchange.span_id, known)]
+        lines.append(self.via_line if b"via" not in known else self._via_after(known[b"via"]))
+        request_id = exchange.request_id = known.get(b"x-request-id") or exchange.request_id or plane.new_request_id()
+        lines.append(b"x-request-id: " + request_id)
         peer = exchange.downstream.peer_address.encode()
         forwarded = known.get(b"x-forwarded-for")
-        fields.append((b"x-forwarded-for", peer if forwarded is None else forwarded + b", " + peer))
-        fields.append((b"x-forwarded-proto", known.get(b"x-forwarded-proto", b"http")))
-        fields.append((b"x-forwarded-host", known.get(b"x-forwarded-host", request.authority)))
-        return fields
+        lines.append(b"x-forwarded-for: " + (peer if forwarded is None else forwarded + b", " + peer))
+        lines.append(FORWARDED_HTTP if b"x-forwarded-proto" not in known else _line(known, b"x-forwarded-proto"))
+        lines.append(b"x-forwarded-host: " + known.get(b"x-forwarded-host", request.authority))
+        return lines
 
     def finish_refusal(self, exchange: Exchange, error: ProxyError, head: ResponseHead) -> None:
         """Tell the caller's sidecar when the program cannot have seen the request."""
         if error.not_sent:
-            head.headers.append((NOT_SENT, b"1"))
+            head.fields.append(NOT_SENT, b"1")
 
     def _health(self) -> LocalAnswer:
         state = self.plane.program_state
@@ -226,8 +224,12 @@ class InboundListener(Listener):
 def _refusal(error: ProxyError) -> tuple[ResponseHead, list[bytes]]:
     kind = type(error).__name__ if isinstance(error, BadRequest) else error.flag
     head, pieces = text_answer(error.http_status, f"sidemesh: {kind}: {error.message}\n")
-    head.headers.append((b"proxy-status", proxy_status(error)))
+    head.fields.append(b"proxy-status", proxy_status(error))
     return head, pieces
+
+
+def _line(known: dict[bytes, bytes], name: bytes) -> bytes:
+    return b"%b: %b" % (name, known[name])
 
 
 def _shown(method: bytes, target: bytes) -> str:

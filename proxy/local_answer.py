@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mesh.http.headers import Fields
 from mesh.http.message import ResponseHead
 
 
@@ -17,5 +18,5 @@ class LocalAnswer(Exception):
 def text_answer(status: int, text: str) -> tuple[ResponseHead, list[bytes]]:
     """A complete text/plain answer."""
     body = text.encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    return ResponseHead(status, headers, content_length=len(body), has_body=bool(body)), [body]
+    fields = Fields(lines=[b"content-type: text/plain; charset=utf-8"])
+    return ResponseHead(status, fields, content_length=len(body), has_body=bool(body)), [body]

@@ -16,6 +16,7 @@ class DownstreamStream(Protocol):
 
     peer_address: str
     """The client's address, without its port."""
+    peer_port: int
     is_writable: bool
     """False: the client is slow and nothing more should be sent to it for now."""
 
@@ -50,8 +51,8 @@ class DownstreamStream(Protocol):
 class UpstreamStream(Protocol):
     """One attempt's way to an endpoint."""
 
-    def start(self, attempt: Attempt, head: RequestHead, added: Headers, body: bytes, *, ended: bool) -> None:
-        """Send the head with the fields the mesh adds and what there is of the body, in one write."""
+    def start(self, attempt: Attempt, head: RequestHead, added: list[bytes], body: bytes, *, ended: bool) -> None:
+        """Send the head, the fields the mesh adds (lines without CRLF) and what there is of the body, in one write."""
 
     def send_data(self, piece: bytes) -> None:
         """Go on with the request's body."""

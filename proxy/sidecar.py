@@ -16,7 +16,6 @@ from mesh.discovery.consul import ConsulConfig, ConsulSource
 from mesh.discovery.file import FileSource
 from mesh.discovery.registry import CHANNEL_OPTIONS, RegistrySource
 from mesh.discovery.retention import ServedEndpoints
-from mesh.http.trace_context import Format, Propagation
 from mesh.model.gateway_api import read_documents
 from mesh.model.name import Name
 from mesh.model.policy import OutlierDetection, ServicePolicy
@@ -33,13 +32,14 @@ from proxy.http1.downstream import ConnectionLimits, Http1Downstream
 from proxy.last_good import LastGood
 from proxy.listener import InboundListener, Listener, OutboundListener
 from proxy.program_check import ProgramCheck
-from proxy.recorder import Recorder
+from proxy.recorder import LOCAL
 from proxy.registration import SelfRegistration
+from proxy.scrape import pieces
 from proxy.table import Backend, CompiledRule, Names
+from proxy.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
-LOCAL = "(local)"  # no DNS label: the local program is no service of the mesh's names
 PROGRAM_IDLE_S = 3.0  # programs close idle connections early: gunicorn after 2 s, uvicorn and Node after 5 s
 BACKLOG = 1024
 
@@ -57,10 +57,10 @@ class Sidecar:
         self.source = self._make_source()
         self.catalog = Catalog(self.source) if self.source is not None else None
         self.directory = CatalogDirectory(self.catalog)
-        self.recorder = Recorder(config.service)
-        propagation = Propagation(config.trace_ratio, rng, tuple(Format(f) for f in config.trace_formats))
+        self.telemetry = Telemetry(config, os.environ, rng)
+        self.recorder = self.telemetry.recorder
         settings = PlaneSettings(config.service, Names(config.service.namespace, config.suffixes), config.egress)
-        self.plane = DataPlane(settings, self.directory, self.recorder, propagation, rng)
+        self.plane = DataPlane(settings, self.directory, self.recorder, self.telemetry.propagation, rng)
         self.directory.bind(self.plane)
         token = f"{rng.getrandbits(48):012x}"
         limits = ConnectionLimits()
@@ -96,6 +96,7 @@ class Sidecar:
         """Open everything. Raises OSError naming the address where a port is taken."""
         config = self.config
         self.plane.start()
+        self.telemetry.start()
         if self.source is not None:
             await self.source.start()
         if self.catalog is not None:
@@ -155,8 +156,8 @@ class Sidecar:
         return actual
 
     def metrics_text(self) -> str:
-        """What /metrics answers."""
-        return ""
+        """What /metrics answers, whole; the admin page sends it in chunks (scrape.py)."""
+        return "".join(pieces(self))
 
     # --- tables and endpoints ---------------------------------------------------------------------------------------
 
@@ -222,6 +223,7 @@ class Sidecar:
             for connection in tuple(listener.connections) if listener else ():
                 connection.transport.abort()
         await self.plane.close()
+        await self.telemetry.close()
         if self.channel is not None:
             await self.channel.close(None)
 

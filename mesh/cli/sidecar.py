@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from typing import Any
@@ -14,6 +15,7 @@ import uvloop
 from mesh.cli.sidecar_options import read_config, sidecar_options
 from mesh.cli.verbatim import VerbatimCommand
 from mesh.model.errors import InvalidError
+from mesh.telemetry.otel_settings import read_otel
 from proxy.admin import AdminServer
 from proxy.config import SidecarConfig
 from proxy.drain import drain
@@ -53,6 +55,7 @@ def configure_logging(level: str | None) -> None:
 def checked_config(options: dict[str, Any]) -> SidecarConfig:
     """The configuration, or a usage error that names everything wrong."""
     try:
+        read_otel(os.environ)
         return read_config(options)
     except InvalidError as error:
         message = "the settings are not valid:\n" + "\n".join(f"  {v}" for v in error.violations)
@@ -66,6 +69,7 @@ async def serve(config: SidecarConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     sidecar = Sidecar(config)
+    loop.add_signal_handler(signal.SIGHUP, sidecar.telemetry.reopen)  # logrotate's postrotate
     admin = AdminServer(sidecar)
     try:
         await sidecar.start()

@@ -59,10 +59,10 @@ class ConsulConfig:
         text = address or environ.get("CONSUL_HTTP_ADDR") or DEFAULT_ADDRESS
         uses_tls = environ.get("CONSUL_HTTP_SSL", "").lower() in ("1", "true")
         url = text if "://" in text else f"{'https' if uses_tls else 'http'}://{text}"
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # the port is no number up to 65535
+        except ValueError:  # brackets that do not match, or a port that is no number up to 65535
             is_good = False
         if not is_good:
             raise ValueError(f"Consul address {text!r} is not HOST:PORT, http://HOST:PORT or https://HOST:PORT")
@@ -196,7 +196,7 @@ def read_health(service: Name, reply: Reply) -> Answer:
         endpoints = read_entries(service, entries)
         index = int(reply.headers.get("X-Consul-Index", "0"))  # 64 bits: a Python int holds it
         age_s = float(reply.headers.get("Age", "0"))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SourceError(f"Consul's answer about {service} is not understood: {error!r}") from error
     return Answer(max(index, 0), endpoints, reply.headers.get("X-Consul-KnownLeader", "true") != "false", age_s)
 

@@ -148,6 +148,7 @@ class WatchLoop:
             self._poll_until = now + self._rng.uniform(1.0, 1.5) * POLL_AFTER_DROP_S
         self._index = 0
         self._is_resumed = True
+        self._tokens += 1.0  # the backoff paces errors; a source that returns is followed at full speed
         return self._backoff.next_s()
 
     def _pause_s(self, now: float, *, is_suspicious: bool) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Final
 
 import grpc
 import grpc.aio
@@ -38,7 +38,6 @@ from protos.mesh.v1 import registry_pb2
 from protos.mesh.v1.registry_pb2_grpc import RegistryStub
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 LEASE_S: Final = 10.0  # asked for; the server's answer holds
 RENEWALS_PER_LEASE: Final = 3  # two may be lost
@@ -134,7 +133,8 @@ class RegistrySource:
         """Ask once. A registry that has not settled and knows no instance cannot say, which is a SourceError."""
         request = registry_pb2.LookupRequest(service=encode_name(service))
         try:
-            state = await self.call(self.stub.Lookup(request, timeout=CALL_TIMEOUT_S))
+            with self.translated():
+                state = await self.stub.Lookup(request, timeout=CALL_TIMEOUT_S)
         except _NotFound:
             return None
         endpoints = read_endpoints(state)
@@ -161,11 +161,6 @@ class RegistrySource:
         if self._stub is None:
             raise RuntimeError("the registry source was not started")
         return self._stub
-
-    async def call(self, call: Awaitable[_T]) -> _T:
-        """Await one call and translate its errors."""
-        with self.translated():
-            return await call
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -250,14 +245,14 @@ class RegistryWatch:
     async def _follow(self) -> None:
         """Report the states of one stream until it ends."""
         request = registry_pb2.WatchRequest(service=encode_name(self.service))
-        call = self._source.stub.Watch(request)
-        try:
-            with self._source.translated():
+        with self._source.translated():
+            call = self._source.stub.Watch(request)
+            try:
                 async for state in call:
                     contact = self._continuity.received(state.registry_epoch, is_settled=state.settled)
                     self._observer(Observation(self.service, read_endpoints(state), contact))
-        finally:
-            call.cancel()
+            finally:
+                call.cancel()
 
 
 class RegistryRegistration:
@@ -308,7 +303,8 @@ class RegistryRegistration:
             service=encode_name(self.instance.service), instance_id=self.instance.endpoint.id
         )
         try:
-            await self._source.call(self._source.stub.Deregister(request, timeout=CLOSE_TIMEOUT_S))
+            with self._source.translated():
+                await self._source.stub.Deregister(request, timeout=CLOSE_TIMEOUT_S)
         except SourceError as error:
             _log.warning("%s stays registered until its lease ends: %s", self.instance.endpoint.id, error)
 
@@ -318,7 +314,8 @@ class RegistryRegistration:
         request = registry_pb2.RegisterRequest(
             service=encode_name(self.instance.service), endpoint=endpoint, lease=encode_duration(self.lease_s)
         )
-        answer = await self._source.call(self._source.stub.Register(request, timeout=CALL_TIMEOUT_S))
+        with self._source.translated():
+            answer = await self._source.stub.Register(request, timeout=CALL_TIMEOUT_S)
         self.lease_s = decode_duration(answer.lease) or self.lease_s
         self._is_registered = True
 
@@ -330,7 +327,8 @@ class RegistryRegistration:
                 health=encode_health(self.health),
             )
             try:
-                answer = await self._source.call(self._source.stub.Renew(request, timeout=CALL_TIMEOUT_S))
+                with self._source.translated():
+                    answer = await self._source.stub.Renew(request, timeout=CALL_TIMEOUT_S)
             except _NotFound:
                 _log.info("the registry has forgotten %s: it is registered again", self.instance.endpoint.id)
             else:

@@ -6,9 +6,7 @@ mesh itself reads or writes are taken apart by the codec, so that ``exchange.py`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from mesh.http.headers import Headers, get
+from mesh.http.headers import Fields, Headers
 
 # RFC 9110 §9.2.2.
 IDEMPOTENT_METHODS = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"))
@@ -38,43 +36,82 @@ NOT_SENT = b"x-mesh-not-sent"
 """On an inbound sidecar's own answer: the program cannot have seen the request (DESIGN.md)."""
 
 
-@dataclass(slots=True)
 class RequestHead:
     """A request up to its body.
 
-    ``target`` is path and query as sent. ``authority`` is host[:port] as sent. ``content_length`` is None where the
-    body's length is not known beforehand; ``has_body`` False means that no body follows at all.
-    ``known`` holds KNOWN_REQUEST_FIELDS, repeated ones joined by ", " (RFC 9110 §5.3); ``headers`` all others.
+    ``target`` is path and query as sent, ``authority`` host[:port] as sent. ``known`` holds KNOWN_REQUEST_FIELDS,
+    repeated ones joined by ", " (RFC 9110 §5.3); ``fields`` all others. ``content_length`` is None where the body's
+    length is not known beforehand; ``has_body`` False means that no body follows at all.
     """
 
-    method: bytes
-    target: bytes
-    authority: bytes
-    headers: Headers
-    known: dict[bytes, bytes]
-    content_length: int | None = None
-    has_body: bool = False
-    expects_continue: bool = False
-    version: bytes = b"1.1"
+    __slots__ = (
+        "authority",
+        "content_length",
+        "expects_continue",
+        "fields",
+        "has_body",
+        "known",
+        "method",
+        "target",
+        "version",
+    )
+
+    def __init__(
+        self, method: bytes, target: bytes, authority: bytes, fields: Fields, known: dict[bytes, bytes] | None = None
+    ) -> None:
+        """A request without a body; whoever knows of one sets the attributes."""
+        self.method = method
+        self.target = target
+        self.authority = authority
+        self.fields = fields
+        self.known = {} if known is None else known
+        self.content_length: int | None = None
+        self.has_body = False
+        self.expects_continue = False
+        self.version = b"1.1"
+
+    @property
+    def headers(self) -> Headers:
+        """``fields`` as pairs."""
+        return self.fields.pairs
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of the field ``name`` (lower case), wherever it is kept."""
         value = self.known.get(name)
-        return get(self.headers, name) if value is None else value
+        return self.fields.get(name) if value is None else value
 
     @property
     def is_idempotent(self) -> bool:
         """Sending it twice does what sending it once does (RFC 9110 §9.2.2), or its sender says so by a key."""
-        return self.method in IDEMPOTENT_METHODS or get(self.headers, b"idempotency-key") is not None
+        return self.method in IDEMPOTENT_METHODS or self.fields.get(b"idempotency-key") is not None
 
 
-@dataclass(slots=True)
 class ResponseHead:
-    """A response up to its body; fields as in ``RequestHead``. ``not_sent``: it carried NOT_SENT."""
+    """A response up to its body; attributes as in ``RequestHead``. ``not_sent``: it carried NOT_SENT."""
 
-    status: int
-    headers: Headers = field(default_factory=list)
-    content_length: int | None = None
-    has_body: bool = False
-    not_sent: bool = False
-    proxy_status: bytes = b""
+    __slots__ = ("content_length", "fields", "has_body", "not_sent", "status")
+
+    def __init__(
+        self,
+        status: int,
+        fields: Fields | None = None,
+        content_length: int | None = None,
+        *,
+        has_body: bool = False,
+        not_sent: bool = False,
+    ) -> None:
+        """``has_body`` False: none follows, whatever ``content_length`` says (HEAD, 304)."""
+        self.status = status
+        self.fields = Fields() if fields is None else fields
+        self.content_length = content_length
+        self.has_body = has_body
+        self.not_sent = not_sent
+
+    @property
+    def headers(self) -> Headers:
+        """``fields`` as pairs."""
+        return self.fields.pairs
+
+    def __repr__(self) -> str:
+        """For people."""
+        return f"<ResponseHead {self.status} {self.fields!r}>"

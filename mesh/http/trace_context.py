@@ -46,9 +46,7 @@ class Format(Enum):
 _FIELDS_OF = {
     Format.W3C: frozenset({b"traceparent"}),
     Format.B3: frozenset({b"b3"}),
-    Format.B3_MULTI: frozenset(
-        {b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags"}
-    ),
+    Format.B3_MULTI: frozenset({b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags"}),
 }
 
 

@@ -180,7 +180,7 @@ class HttpTransport:
                     after = answer.headers.get("retry-after", "")
                     wait_s = min(float(after), MAX_RETRY_WAIT_S) if after.isdigit() else RETRY_WAIT_S
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                failure = f"{settings.endpoint}: {error or type(error).__name__}"
+                failure = f"{settings.endpoint}: {str(error) or type(error).__name__}"
             if not is_last:
                 await asyncio.sleep(wait_s)
         return Sent(failure)

@@ -76,9 +76,7 @@ BUDGET_EXHAUSTED = Metric(
 EJECTIONS = Metric("mesh_ejections_total", COUNTER, "Endpoints taken out by outlier detection.", ("service",))
 UPSTREAM_CONNECTIONS = Metric("mesh_upstream_connections", GAUGE, "Connections to endpoints.", ("service",))
 UPSTREAM_ACTIVE = Metric("mesh_upstream_active_requests", GAUGE, "Requests under way to a service.", ("service",))
-UPSTREAM_PENDING = Metric(
-    "mesh_upstream_pending_requests", GAUGE, "Requests that wait for a connection.", ("service",)
-)
+UPSTREAM_PENDING = Metric("mesh_upstream_pending_requests", GAUGE, "Requests that wait for a connection.", ("service",))
 ENDPOINTS = Metric(
     "mesh_endpoints", GAUGE, "Endpoints of a service: known to discovery, usable, ejected.", ("service", "state")
 )

@@ -108,9 +108,7 @@ def read_otel(environ: Mapping[str, str]) -> OtelSettings:
     return settings
 
 
-def _endpoint(
-    environ: Mapping[str, str], protocol: str, insecure: str, wrong: list[Violation]
-) -> tuple[str, bool]:
+def _endpoint(environ: Mapping[str, str], protocol: str, insecure: str, wrong: list[Violation]) -> tuple[str, bool]:
     """Where to, and whether by TLS."""
     own = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
     base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")

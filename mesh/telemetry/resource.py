@@ -16,7 +16,6 @@ _DOWNWARD = {
     "POD_NAMESPACE": "k8s.namespace.name",
     "POD_UID": "k8s.pod.uid",
     "NODE_NAME": "k8s.node.name",
-    "CONTAINER_NAME": "k8s.container.name",
 }
 
 

@@ -75,9 +75,6 @@ class HttpSpan(NamedTuple):
     client_address: bytes
 
 
-_CALL, _PEER = slice(7, 20), slice(20, 24)
-
-
 class Encoder:
     """Makes ExportTraceServiceRequest messages. What it remembers is bounded."""
 
@@ -107,12 +104,16 @@ class Encoder:
     def _span(self, span: HttpSpan, offset_ns: int) -> bytes:
         trace_id, span_id, parent_id, trace_state, start_s, end_s, target, authority, _, scheme, kind = span[:11]
         memo = self._memo
-        key: tuple[object, ...] = span[_CALL]
-        call = memo.get(key) or self._remember(key, _call(span))
-        key = span[_PEER]
-        peer = memo.get(key) or self._remember(key, _peer(span))
+        call_key: tuple[object, ...] = span[7:20]  # authority to retry_reason
+        call = memo.get(call_key) or self._remember(call_key, _call(span))
+        peer_key: tuple[object, ...] = span[20:]  # endpoint to client_address
+        peer = memo.get(peer_key) or self._remember(peer_key, _peer(span))
         # Ids come as hex, so their field headers do too: one conversion for all.
-        ids = b"0a10%b1208%b2208%b" % (trace_id, span_id, parent_id) if parent_id else b"0a10%b1208%b" % (trace_id, span_id)
+        ids = (
+            b"0a10%b1208%b2208%b" % (trace_id, span_id, parent_id)
+            if parent_id
+            else b"0a10%b1208%b" % (trace_id, span_id)
+        )
         parts = [
             unhexlify(ids),
             _FLAGS_CHILD if parent_id else _FLAGS_ROOT,

@@ -269,20 +269,20 @@ class Http1Downstream(asyncio.Protocol):
         """See DownstreamStream."""
         if self._listener.is_draining:
             self._keep_alive = False
-        framing = b"" if self._keep_alive else b"connection: close\r\n"
+        framing = [] if self._keep_alive else [b"connection: close"]
         self._chunked_answer = self._ends_by_close = False
         if head.content_length is not None:
-            framing += b"content-length: %d\r\n" % head.content_length
+            framing.append(b"content-length: %d" % head.content_length)
         elif not self._without_body and head.has_body:
             if self._version == b"1.1":
                 self._chunked_answer = True
-                framing += b"transfer-encoding: chunked\r\n"
+                framing.append(b"transfer-encoding: chunked")
             else:
                 self._ends_by_close = True
                 self._keep_alive = False  # RFC 9112 §6.3: an HTTP/1.0 client reads until the end
-                framing = b"connection: close\r\n"
+                framing = [b"connection: close"]
         if self._version == b"1.0" and self._keep_alive:
-            framing += b"connection: keep-alive\r\n"
+            framing.append(b"connection: keep-alive")
         data = response_bytes(head, framing)
         if pieces and not self._without_body:
             data += b"".join([chunk(p) for p in pieces] if self._chunked_answer else pieces)
@@ -293,7 +293,7 @@ class Http1Downstream(asyncio.Protocol):
     def send_informational(self, head: ResponseHead) -> None:
         """See DownstreamStream. RFC 9110 §15.2: never to an HTTP/1.0 client."""
         if self._version == b"1.1":
-            self.transport.write(response_bytes(head, b""))
+            self.transport.write(response_bytes(head, []))
 
     def send_data(self, piece: bytes) -> None:
         """See DownstreamStream."""

@@ -66,7 +66,7 @@ class Http1Upstream(asyncio.Protocol):
 
     # --- the attempt's side -----------------------------------------------------------------------------------------
 
-    def start(self, attempt: Attempt, head: RequestHead, added: Headers, body: bytes, *, ended: bool) -> None:
+    def start(self, attempt: Attempt, head: RequestHead, added: list[bytes], body: bytes, *, ended: bool) -> None:
         """See UpstreamStream."""
         self.attempt = attempt
         attempt.reused = self.served > 0

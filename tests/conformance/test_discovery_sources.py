@@ -24,7 +24,6 @@ from tests.support.discovery import (
 )
 from tests.support.process import until
 
-
 agent = pytest.fixture(scope="module")(shared_agent)
 
 
@@ -139,10 +138,12 @@ async def test_the_source_dies_and_returns_empty_and_no_share_changes_while_inst
     await seen.until(lambda seen: len(seen.observations) > before, "contact")
     assert seen.observations[before].contact is Contact.RESUMED
     assert seen.state == {}
+    await until(lambda: catalog.report()[0].missing == 3, what="the catalog to be told that all are missing")
     for count, each in enumerate(fleet, 1):
         await provider.put(each)
         await seen.until_ids(*[back.id for back in fleet[:count]])
     await until(lambda: not catalog.report()[0].missing, what="nobody to be missing any more")
+    assert history
     assert all(ids == {"a", "b", "c"} for ids in history)
     assert catalog.report()[0].age_s == 0
     await catalog.close()

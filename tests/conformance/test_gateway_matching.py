@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from mesh.http.headers import Fields
 from mesh.http.message import RequestHead
 from mesh.model.name import Name
 from mesh.model.route import BackendRef, Parent, PathMatch, PathType, Route, RouteMatch, Rule, ValueMatch, ValueType
@@ -15,7 +16,7 @@ PAY = Name("default", "pay")
 
 def request(target: str = "/", method: str = "GET", **headers: str) -> RequestHead:
     pairs = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
-    return RequestHead(method.encode(), target.encode(), b"pay", pairs, {})
+    return RequestHead(method.encode(), target.encode(), b"pay", Fields(pairs))
 
 
 def prefix(value: str) -> PathMatch:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
 
-from mesh.http.headers import Headers
+from mesh.http.headers import Fields, Headers
 from mesh.http.message import RequestHead, ResponseHead
 from mesh.http.outcome import ProxyError
 from mesh.http.trace_context import Propagation
@@ -86,7 +86,7 @@ class FakeStream:
         self._taken = taken
         self._attempt: Attempt | None = None
 
-    def start(self, attempt: Attempt, head: RequestHead, added: Headers, body: bytes, *, ended: bool) -> None:
+    def start(self, attempt: Attempt, head: RequestHead, added: list[bytes], body: bytes, *, ended: bool) -> None:
         self._attempt = attempt
         self._taken.append(Taken(head.method, head.target, head.authority, list(head.headers), body, []))
         if ended:
@@ -103,7 +103,7 @@ class FakeStream:
         self._taken[-1].trailers = trailers
         self._taken[-1].is_whole = True
         attempt, self._attempt = self._attempt, None
-        attempt.on_head(ResponseHead(200, [], content_length=0))
+        attempt.on_head(ResponseHead(200, content_length=0))
         attempt.on_end([])
 
     def pause(self) -> None: ...
@@ -121,7 +121,7 @@ def make_plane() -> DataPlane:
     )
     plane.apply_endpoints(Name("default", "pay"), (Endpoint("pay-1", "127.0.0.1", 1),))
     plane.apply_table(None)
-    plane.call_later = lambda delay_s, call: cast("asyncio.TimerHandle", None)  # type: ignore[method-assign,assignment]
+    plane.call_later = lambda delay_s, call: cast("asyncio.TimerHandle", None)  # type: ignore[method-assign]
     return plane
 
 
@@ -198,7 +198,7 @@ class AnswerReading:
         self.connection = Http1Upstream(cast("UpstreamEndpoint", self), Trampoline())
         self.connection.connection_made(cast("asyncio.Transport", self.transport))
         self.connection.start(
-            cast("Attempt", self), RequestHead(self.method, b"/", b"pay", [], {}), [], b"", ended=True
+            cast("Attempt", self), RequestHead(self.method, b"/", b"pay", Fields()), [], b"", ended=True
         )
 
     def feed(self, data: bytes, cut: int = 0) -> AnswerReading:

@@ -142,6 +142,7 @@ class ConsulProvider:
     def __init__(self, agent: SharedAgent) -> None:
         self.agent = agent
         self.sources: list[ConsulSource] = []
+        self._healths: dict[str, Health] = {}
 
     async def source(self) -> ConsulSource:
         source = ConsulSource(ConsulConfig(self.agent.url))
@@ -165,13 +166,20 @@ class ConsulProvider:
             "Check": {"CheckID": f"service:{endpoint.id}", "Name": "test", "TTL": "10m", "Status": status},
         }
         await self.agent.put("/v1/agent/service/register", body)
-        await self.agent.put(f"/v1/agent/check/update/service:{endpoint.id}", {"Status": status})
-        await self.agent.put(f"/v1/agent/service/maintenance/{endpoint.id}", enable="true" if leaving else "false")
+        # A check that is registered again keeps its status, so that one is changed by itself. Only what has to change:
+        # each call is a wake of every watch.
+        before = self._healths.get(endpoint.id, endpoint.health)
+        if before is not endpoint.health:
+            await self.agent.put(f"/v1/agent/check/update/service:{endpoint.id}", {"Status": status})
+        if leaving or before is Health.LEAVING:
+            await self.agent.put(f"/v1/agent/service/maintenance/{endpoint.id}", enable="true" if leaving else "false")
+        self._healths[endpoint.id] = endpoint.health
 
     async def remove(self, id_: str, service: Name = REVIEWS) -> None:
         await self.agent.put(f"/v1/agent/service/deregister/{id_}")
 
     async def kill(self) -> None:
+        self._healths.clear()
         await self.agent.kill()
 
     async def restart_empty(self) -> None:
@@ -202,6 +210,7 @@ class RegistryServer:
         self.epochs = 0
         self.registry: Registry | None = None
         self._server: grpc.aio.Server | None = None
+        self._long_calls = LongCalls()
         self._tasks = Tasks("registry server")
 
     @property
@@ -212,7 +221,8 @@ class RegistryServer:
         clock = asyncio.get_running_loop().time
         self.epochs += 1
         self.registry = Registry(f"epoch {self.epochs}", clock(), self.lease_s)
-        service = RegistryService(self.registry, clock, LongCalls())
+        self._long_calls = LongCalls()
+        service = RegistryService(self.registry, clock, self._long_calls)
         options = (("grpc.http2.min_ping_interval_without_data_ms", 5_000), ("grpc.so_reuseport", 0))
         self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((service.handlers(),))
@@ -221,8 +231,9 @@ class RegistryServer:
         self._tasks.start(service.run(), "expire")
 
     async def stop(self) -> None:
-        """End it at once, streams and all."""
+        """End it at once, streams and all, as the control server does."""
         if self._server:
+            self._long_calls.end()
             await self._server.stop(0)
             self._server = None
         await self._tasks.close()

@@ -1,0 +1,326 @@
+"""The access log: one line for each request, as JSON or as text with Envoy's fields.
+
+The request path adds a tuple to a bounded list and nothing else. Lines are made of them some hundred at a time in the
+loop (a thread would hold the interpreter for as long, at a moment nobody chose), and written by a thread of the log's
+own, so that a slow disk or a stalled reader of standard output costs lines, which are counted, and never a request.
+
+One request is always one line, whatever bytes it was made of: everything that is not printable ASCII is escaped.
+A file may be rotated at any time: it is opened anew when its name leads to another file, or none, and on ``reopen``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import re
+import select
+import threading
+import time
+from typing import NamedTuple
+
+import msgspec
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S = 0.1
+SLICE = 200  # lines made at a stretch: about 0.5 ms
+MAX_QUEUED = 20_000  # at some 0.5 KB each 10 MB, and some seconds of a busy sidecar
+MAX_UNWRITTEN_BYTES = 4 * 1024 * 1024
+CLOSE_S = 2.0
+WARN_EVERY_S = 60.0
+STANDARD_OUTPUT = "-"
+
+_MS = 1000.0
+
+
+class Entry(NamedTuple):
+    """One request. Times are monotonic seconds (``upstream_s`` 0 where no endpoint answered); bytes are raw."""
+
+    started_s: float
+    ended_s: float
+    upstream_s: float
+    method: bytes
+    target: bytes
+    version: bytes
+    status: int
+    flag: str
+    received: int
+    sent: int
+    forwarded_for: bytes | None
+    user_agent: bytes | None
+    request_id: bytes
+    authority: bytes
+    upstream: str
+    listener: str
+    downstream: str
+    trace_id: bytes
+    route: str
+    cluster: str
+    retries: int
+    error: str
+
+
+class Line(msgspec.Struct, omit_defaults=False):
+    """A line as JSON; names.LOG_FIELDS. Durations in ms."""
+
+    start_time: str
+    method: str
+    path: str
+    protocol: str
+    response_code: int
+    response_flags: str
+    bytes_received: int
+    bytes_sent: int
+    duration: float
+    upstream_service_time: float | None
+    x_forwarded_for: str | None
+    user_agent: str | None
+    request_id: str | None
+    authority: str
+    upstream_host: str | None
+    listener: str
+    downstream_address: str
+    trace_id: str | None
+    route: str | None
+    cluster: str | None
+    retries: int
+    error: str | None
+
+
+class Clock:
+    """Monotonic seconds to ``2026-11-22T10:00:00.123Z``; the part up to the second is made once a second."""
+
+    def __init__(self, offset_s: float) -> None:
+        """``offset_s`` makes Unix time of monotonic time."""
+        self._offset_s = offset_s
+        self._second = -1
+        self._text = ""
+
+    def text(self, monotonic_s: float) -> str:
+        """The time of day, UTC."""
+        ms = int((monotonic_s + self._offset_s) * _MS)
+        second, ms = divmod(ms, 1000)
+        if second != self._second:
+            self._second = second
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._text}.{ms:03d}Z"
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def json_line(entry: Entry, clock: Clock) -> bytes:
+    """An entry as one line of JSON; unknown is null."""
+    e = entry
+    line = Line(
+        clock.text(e.started_s),
+        _ascii(e.method),
+        _ascii(e.target),
+        "HTTP/" + _ascii(e.version) if e.version else "-",
+        e.status,
+        e.flag or "-",
+        e.received,
+        e.sent,
+        round((e.ended_s - e.started_s) * _MS, 3),
+        round((e.upstream_s) * _MS, 3) if e.upstream_s else None,
+        _ascii(e.forwarded_for) if e.forwarded_for else None,
+        _ascii(e.user_agent) if e.user_agent else None,
+        _ascii(e.request_id) if e.request_id else None,
+        _ascii(e.authority),
+        e.upstream or None,
+        e.listener,
+        e.downstream,
+        e.trace_id.decode() if e.trace_id else None,
+        e.route or None,
+        e.cluster or None,
+        e.retries,
+        (e.error if e.error.isascii() else e.error.encode("ascii", "backslashreplace").decode()) if e.error else None,
+    )
+    return _encoder.encode(line) + b"\n"
+
+
+def text_line(entry: Entry, clock: Clock) -> bytes:
+    """An entry as Envoy's default format has it, with the mesh's own fields behind; unknown is ``-``."""
+    e = entry
+    upstream_time = f"{e.upstream_s * _MS:.0f}" if e.upstream_s else "-"
+    return (
+        f'[{clock.text(e.started_s)}] "{_printable(e.method)} {_printable(e.target)} '
+        f'{"HTTP/" + _printable(e.version) if e.version else "-"}" '
+        f"{e.status} {e.flag or '-'} {e.received} {e.sent} {(e.ended_s - e.started_s) * _MS:.0f} {upstream_time} "
+        f'"{_printable(e.forwarded_for)}" "{_printable(e.user_agent)}" "{_printable(e.request_id)}" '
+        f'"{_printable(e.authority)}" "{e.upstream or "-"}" {e.listener} {e.downstream or "-"} '
+        f'{e.trace_id.decode() or "-"} "{e.route or "-"}" "{e.cluster or "-"}" {e.retries} '
+        f'"{_printable(e.error.encode("utf-8", "replace"))}"\n'
+    ).encode("ascii", "backslashreplace")
+
+
+def _ascii(value: bytes) -> str:
+    r"""JSON escapes what is not printable; what is not ASCII shows as ``\xNN``, so any reader can read it."""
+    return value.decode("ascii", "backslashreplace")
+
+
+_UNPRINTABLE = re.compile(rb"[^\x20\x21\x23-\x5b\x5d-\x7e]")  # and the quote and the backslash
+
+
+def _printable(value: bytes | None) -> str:
+    if not value:
+        return "-"
+    if _UNPRINTABLE.search(value):
+        value = _UNPRINTABLE.sub(lambda found: b"\\x%02x" % found[0][0], value)
+    return value.decode("ascii")
+
+
+class AccessLog:
+    """See the module. ``add`` is the only method on the request path."""
+
+    def __init__(self, path: str, format_: str, *, max_queued: int = MAX_QUEUED) -> None:
+        """``path`` ``-`` is standard output; ``format_`` is json or text. Nothing is opened before the first line."""
+        self._make = json_line if format_ == "json" else text_line
+        self._max_queued = max_queued
+        self._queue: list[Entry] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._refused = 0
+        self._handed_over = 0
+        self._writer = Writer(path)
+
+    def add(self, entry: Entry) -> None:
+        """Queue a line; one too many is dropped and counted."""
+        queued = self._queue
+        if len(queued) >= self._max_queued:
+            self._refused += 1
+            return
+        queued.append(entry)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+
+    def reopen(self) -> None:
+        """Open the file anew before the next line (after a rotation)."""
+        self._writer.wants_reopening = True
+
+    @property
+    def lines(self) -> int:
+        """Lines written."""
+        return self._writer.lines
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost."""
+        return self._refused + self._writer.dropped
+
+    async def close(self, deadline_s: float = CLOSE_S) -> None:
+        """Write what is queued, for at most that long, and stop."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        while self._queue:
+            self._hand_over()
+        await asyncio.to_thread(self._writer.close, deadline_s)
+
+    def _flush(self) -> None:
+        self._timer = None
+        delay_s = FLUSH_S
+        if self._handed_over - self._writer.taken <= MAX_UNWRITTEN_BYTES:
+            self._hand_over()
+            delay_s = 0.0  # go on in the loop's next turn
+        if self._queue:
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._flush)
+
+    def _hand_over(self) -> None:
+        entries = self._queue[:SLICE]
+        del self._queue[:SLICE]
+        make, clock = self._make, Clock(time.time() - time.monotonic())
+        data = b"".join([make(entry, clock) for entry in entries])
+        self._handed_over += len(data)
+        self._writer.put(data, len(entries))
+
+
+class Writer:
+    """Writes what it is given, in order, from a thread of its own. Never raises; a failure costs the lines.
+
+    The thread is a daemon: a reader of standard output that has stalled for good must not keep the process alive.
+    """
+
+    def __init__(self, path: str) -> None:
+        """The thread begins with the first ``put``."""
+        self._path = path
+        self._fd = -1
+        self._work: queue.SimpleQueue[tuple[bytes, int] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._is_closing = False
+        self._warned_s = -WARN_EVERY_S
+        self.wants_reopening = False
+        # Each is changed by the thread alone.
+        self.taken = 0
+        self.lines = 0
+        self.dropped = 0
+
+    def put(self, data: bytes, lines: int) -> None:
+        """Have ``data`` written soon."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
+            self._thread.start()
+        self._work.put((data, lines))
+
+    def close(self, deadline_s: float) -> None:
+        """Wait, for at most that long, until all is written. Blocks."""
+        if self._thread is not None:
+            self._is_closing = True
+            self._work.put(None)
+            self._thread.join(deadline_s)
+            self._thread = None
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            data, lines = work
+            try:
+                self._write(data)
+            except OSError as error:
+                self.dropped += lines
+                self._warn(error)
+                self._close_file()
+            else:
+                self.lines += lines
+            self.taken += len(data)
+        self._close_file()
+
+    def _write(self, data: bytes) -> None:
+        fd = self._opened()
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(fd, rest) :]
+            except BlockingIOError:  # somebody made the pipe non-blocking
+                select.select((), (fd,), (), 1.0)
+
+    def _opened(self) -> int:
+        if self._path == STANDARD_OUTPUT:
+            return 1
+        if self._fd >= 0 and (self.wants_reopening or self._is_rotated()):
+            self._close_file()
+        if self._fd < 0:
+            self.wants_reopening = False
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        return self._fd
+
+    def _is_rotated(self) -> bool:
+        ours = os.fstat(self._fd)
+        try:
+            named = os.stat(self._path)  # noqa: PTH116 - beside fstat
+        except FileNotFoundError:
+            return True
+        return (ours.st_dev, ours.st_ino) != (named.st_dev, named.st_ino)
+
+    def _close_file(self) -> None:
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
+            self._fd = -1
+
+    def _warn(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now - self._warned_s >= WARN_EVERY_S:
+            self._warned_s = now
+            logger.warning("access log lines are being dropped (%d so far): %s", self.dropped, error)
