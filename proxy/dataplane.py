@@ -26,6 +26,7 @@ from mesh.tasks import Tasks
 from mesh.telemetry.metrics import RequestSeries
 from proxy.deadlines import Deadlines
 from proxy.explain import decision_record
+from proxy.recorder import LOCAL
 from proxy.table import Names, ServiceEntry, Table, passthrough_rule
 from proxy.trampoline import Trampoline
 from proxy.upstream.service import Cluster, UpstreamService
@@ -128,8 +129,10 @@ class DataPlane:
         policies = {policy.name: policy for policy in snapshot.policies} if snapshot else {}
         table = Table(snapshot, self.cluster_for, self.table)
         for service in self.services.values():
-            if service.policy != policies.get(service.name):
-                service.set_policy(policies.get(service.name))
+            if service.name.namespace != LOCAL:
+                policy = policies.get(service.name) or ServicePolicy(service.name)
+                if service.policy != policy:
+                    service.set_policy(policy)
         self._policies = policies
         self.table = table
 

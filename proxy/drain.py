@@ -27,12 +27,12 @@ async def drain(sidecar: Sidecar) -> None:
     """Steps 1 to 4. Never raises; takes at most ``drain_s``."""
     loop = asyncio.get_running_loop()
     end = loop.time() + sidecar.config.drain_s
-    if sidecar.registration is None or sidecar.inbound is None:
+    if sidecar.registration is None:
         await _in_flight(sidecar, end)
         return
     logger.info("draining: leaving discovery")
     await sidecar.registration.announce_leaving()
-    sidecar.inbound.is_draining = True
+    sidecar.begin_drain()
     try:
         async with asyncio.timeout_at(end):
             if not await _unseen(sidecar):
@@ -56,16 +56,17 @@ async def _unseen(sidecar: Sidecar) -> bool:
 
 
 async def _quiet(sidecar: Sidecar) -> None:
-    assert sidecar.inbound is not None  # noqa: S101 - drain has looked
     started = sidecar.plane.clock()
-    while sidecar.plane.clock() - max(started, sidecar.inbound.last_request_s) < QUIET_S:  # noqa: ASYNC110 - a clock is waited for
+    while min((await sidecar.inbound_activity())[1], sidecar.plane.clock() - started) < QUIET_S:  # noqa: ASYNC110
         await asyncio.sleep(_POLL_S)
 
 
 async def _in_flight(sidecar: Sidecar, end: float) -> None:
     loop = asyncio.get_running_loop()
+    under_way = 0
     while loop.time() < end:
-        if not any(exchange.listener is sidecar.inbound for exchange in sidecar.plane.exchanges):
+        under_way, _ = await sidecar.inbound_activity()
+        if not under_way:
             return
         await asyncio.sleep(_POLL_S)
-    logger.warning("draining: %d exchanges are given up", len(sidecar.plane.exchanges))
+    logger.warning("draining: %d exchanges are given up", under_way)

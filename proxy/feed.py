@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 
@@ -22,6 +22,7 @@ from mesh.model.snapshot import NO_SNAPSHOT, Snapshot, SnapshotId
 from mesh.model.validate import validate_table
 from mesh.model.wire import decode_snapshot_id, encode_name, encode_snapshot_id, snapshot_from_push
 from mesh.tasks import Tasks
+from mesh.version import VERSION
 from protos.mesh.v1 import discovery_pb2
 from protos.mesh.v1.discovery_pb2_grpc import RoutingDiscoveryStub
 
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.2
 MAX_RETRY_S = 5.0  # an operator who restarts the control server should not have to wait longer
-SIDECAR_VERSION = "0.1.0"
 CAPABILITIES = ("http1", "retry", "subset")
 
 
@@ -47,7 +47,7 @@ class Feed:
     """See the module. ``apply`` takes a checked snapshot and raises what makes it impossible to take."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, identity: Identity, apply: Callable[[Snapshot], None], rng: Random
+        self, channel: grpc.aio.Channel, identity: Identity, apply: Callable[[Snapshot], Awaitable[None]], rng: Random
     ) -> None:
         """``channel`` is the owner's to close."""
         self._stub = RoutingDiscoveryStub(channel)
@@ -128,7 +128,7 @@ class Feed:
                 if not self.is_connected:
                     self.is_connected = True
                     logger.info("control stream is up")
-                self._outbox.put_nowait(self._answer(push))
+                self._outbox.put_nowait(await self._answer(push))
         finally:
             call.cancel()
 
@@ -138,7 +138,7 @@ class Feed:
         while True:
             yield await outbox.get()
 
-    def _answer(self, push: discovery_pb2.SnapshotPush) -> discovery_pb2.DiscoveryRequest:
+    async def _answer(self, push: discovery_pb2.SnapshotPush) -> discovery_pb2.DiscoveryRequest:
         """Take the push, or not; gives the ACK or NACK."""
         if push.unchanged:
             self.is_synced = True
@@ -146,7 +146,7 @@ class Feed:
         try:
             snapshot = snapshot_from_push(push, self.snapshot)
             validate_table(resource.value for resource in snapshot.resources)
-            self._apply(snapshot)
+            await self._apply(snapshot)
         except InvalidError as error:
             return self._nack(push, str(error))
         except Exception as error:  # whatever a table does to us, the last good one stays
@@ -177,7 +177,7 @@ class Feed:
                 service=encode_name(me.service),
                 service_version=me.service_version,
                 instance_id=me.instance_id,
-                sidecar_version=SIDECAR_VERSION,
+                sidecar_version=VERSION,
                 capabilities=CAPABILITIES,
                 running=encode_snapshot_id(self.running),
             )

@@ -148,7 +148,7 @@ class OutboundListener(Listener):
         """Via, X-Request-Id, X-Forwarded-Proto and trace context; the client is on loopback: no X-Forwarded-For."""
         known, plane = exchange.request.known, self.plane
         attempt.span_id = plane.propagation.outgoing_span_id(exchange.trace)
-        lines = [b"%b: %b" % pair for pair in plane.propagation.inject(exchange.trace, attempt.span_id, known)]
+        lines = plane.propagation.inject(exchange.trace, attempt.span_id, known)
         lines.append(self.via_line if b"via" not in known else self._via_after(known[b"via"]))
         request_id = exchange.request_id = known.get(b"x-request-id") or exchange.request_id or plane.new_request_id()
         lines.append(b"x-request-id: " + request_id)
@@ -200,7 +200,7 @@ class InboundListener(Listener):
         known, plane, request = exchange.request.known, self.plane, exchange.request
         if not exchange.span_id:
             exchange.span_id = plane.propagation.outgoing_span_id(exchange.trace)
-        lines = [b"%b: %b" % pair for pair in plane.propagation.inject(exchange.trace, exchange.span_id, known)]
+        lines = plane.propagation.inject(exchange.trace, exchange.span_id, known)
         lines.append(self.via_line if b"via" not in known else self._via_after(known[b"via"]))
         request_id = exchange.request_id = known.get(b"x-request-id") or exchange.request_id or plane.new_request_id()
         lines.append(b"x-request-id: " + request_id)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from mesh.http.headers import Fields
 from mesh.http.outcome import ClientGone, ProxyError
 from mesh.model.name import Name
 from mesh.telemetry.accesslog import Entry
@@ -35,6 +37,9 @@ MAX_STATE_BYTES = 512  # W3C Trace Context §3.3.1.5: at least so much is to be 
 
 _TOLD = b"-"  # an attempt's span id once its span is told
 _SCHEME = "http"
+# NamedTuple's own constructor takes 0.5 µs more, to look at names that nobody gives it.
+_span = partial(tuple.__new__, HttpSpan)
+_entry = partial(tuple.__new__, Entry)
 
 
 class SpanSink(Protocol):
@@ -178,36 +183,38 @@ class Recorder:
     def _tell_server(self, exchange: Exchange, ended_s: float) -> None:
         assert self._add_span is not None  # noqa: S101 - the caller has looked
         request, trace, error, downstream = exchange.request, exchange.trace, exchange.error, exchange.downstream
-        agent, state = _told_by_client(request.headers)
+        agent, state = _told_by_client(request.fields)
         forwarded = request.known.get(b"x-forwarded-for")
         self._add_span(
-            HttpSpan(
-                trace.trace_id,
-                exchange.span_id or exchange.plane.propagation.new_span_id(),
-                trace.parent_id,
-                state,
-                exchange.started_s,
-                ended_s,
-                request.target[:MAX_TARGET_BYTES],
-                request.authority[:MAX_FIELD_BYTES],
-                agent,
-                _SCHEME,
-                SERVER,
-                request.method,
-                request.version,
-                0 if error is not None and error.__class__ is ClientGone else exchange.status,
-                "" if error is None else error.error_type,
-                exchange.flag,
-                "",
-                "",
-                0,
-                "",
-                "",
-                downstream.peer_address,
-                downstream.peer_port,
-                downstream.peer_address.encode()
-                if forwarded is None
-                else forwarded[:MAX_FIELD_BYTES].partition(b",")[0].strip(),
+            _span(
+                (
+                    trace.trace_id,
+                    exchange.span_id or exchange.plane.propagation.new_span_id(),
+                    trace.parent_id,
+                    state,
+                    exchange.started_s,
+                    ended_s,
+                    request.target[:MAX_TARGET_BYTES],
+                    request.authority[:MAX_FIELD_BYTES],
+                    agent,
+                    _SCHEME,
+                    SERVER,
+                    request.method,
+                    request.version,
+                    0 if error is not None and error.__class__ is ClientGone else exchange.status,
+                    "" if error is None else error.error_type,
+                    exchange.flag,
+                    "",
+                    "",
+                    0,
+                    "",
+                    "",
+                    downstream.peer_address,
+                    downstream.peer_port,
+                    downstream.peer_address.encode()
+                    if forwarded is None
+                    else forwarded[:MAX_FIELD_BYTES].partition(b",")[0].strip(),
+                )
             )
         )
 
@@ -217,7 +224,7 @@ class Recorder:
         """The span of an attempt, or (without one) of a call that came to none."""
         assert self._add_span is not None  # noqa: S101 - the caller has looked
         request, trace, cluster, rule = exchange.request, exchange.trace, exchange.cluster, exchange.rule
-        agent, state = _told_by_client(request.headers)
+        agent, state = _told_by_client(request.fields)
         head = attempt.head if attempt is not None else None
         if head is not None:
             status = head.status
@@ -227,31 +234,33 @@ class Recorder:
             status = error.http_status if attempt is None else 0  # nobody answered the attempt; the mesh its caller
         endpoint = attempt.endpoint.model if attempt is not None else None
         self._add_span(
-            HttpSpan(
-                trace.trace_id,
-                (attempt.span_id if attempt is not None else b"") or exchange.plane.propagation.new_span_id(),
-                trace.parent_id,
-                state,
-                exchange.started_s if attempt is None else attempt.started_s,
-                ended_s,
-                request.target[:MAX_TARGET_BYTES],
-                request.authority[:MAX_FIELD_BYTES],
-                agent,
-                _SCHEME,
-                CLIENT,
-                request.method,
-                request.version if attempt is None else b"1.1",
-                status,
-                "" if error is None else error.error_type,
-                exchange.flag or ("" if error is None else error.flag),
-                "" if cluster is None else cluster.name,
-                "" if rule is None else rule.label,
-                exchange.resends,
-                retry_reason,
-                "" if endpoint is None else endpoint.id,
-                "" if endpoint is None else endpoint.address,
-                0 if endpoint is None else endpoint.port,
-                b"",
+            _span(
+                (
+                    trace.trace_id,
+                    (attempt.span_id if attempt is not None else b"") or exchange.plane.propagation.new_span_id(),
+                    trace.parent_id,
+                    state,
+                    exchange.started_s if attempt is None else attempt.started_s,
+                    ended_s,
+                    request.target[:MAX_TARGET_BYTES],
+                    request.authority[:MAX_FIELD_BYTES],
+                    agent,
+                    _SCHEME,
+                    CLIENT,
+                    request.method,
+                    request.version if attempt is None else b"1.1",
+                    status,
+                    "" if error is None else error.error_type,
+                    exchange.flag or ("" if error is None else error.flag),
+                    "" if cluster is None else cluster.name,
+                    "" if rule is None else rule.label,
+                    exchange.resends,
+                    retry_reason,
+                    "" if endpoint is None else endpoint.id,
+                    "" if endpoint is None else endpoint.address,
+                    0 if endpoint is None else endpoint.port,
+                    b"",
+                )
             )
         )
         if attempt is not None:
@@ -261,35 +270,38 @@ class Recorder:
         assert self._add_line is not None  # noqa: S101 - the caller has looked
         request, attempt, body, downstream = exchange.request, exchange.attempt, exchange.body, exchange.downstream
         agent = None
-        for name, value in request.headers:
-            if name == b"user-agent":
-                agent = value
+        for line in request.fields.lines:
+            if line[10:11] == b":" and line[:10].lower() == b"user-agent":
+                agent = line[11:].strip()[:MAX_FIELD_BYTES]
                 break
+        forwarded = request.known.get(b"x-forwarded-for")
         cluster, rule, error = exchange.cluster, exchange.rule, exchange.error
         self._add_line(
-            Entry(
-                exchange.started_s,
-                ended_s,
-                attempt.answered_s - attempt.started_s if attempt is not None and attempt.head is not None else 0.0,
-                request.method,
-                request.target,
-                request.version,
-                exchange.status,
-                exchange.flag,
-                0 if body is None else body.received,
-                0 if attempt is None else attempt.body_bytes,
-                request.known.get(b"x-forwarded-for"),
-                agent,
-                exchange.request_id,
-                request.authority,
-                "" if attempt is None else attempt.endpoint.address,
-                exchange.listener.name,
-                downstream.peer_address,
-                exchange.trace.trace_id,
-                "" if rule is None else rule.label,
-                "" if cluster is None else cluster.name,
-                exchange.retries,
-                "" if error is None else error.message,
+            _entry(
+                (
+                    exchange.started_s,
+                    ended_s,
+                    attempt.answered_s - attempt.started_s if attempt is not None and attempt.head is not None else 0.0,
+                    request.method,
+                    request.target[:MAX_TARGET_BYTES],
+                    request.version,
+                    exchange.status,
+                    exchange.flag,
+                    0 if body is None else body.received,
+                    0 if attempt is None else attempt.body_bytes,
+                    None if forwarded is None else forwarded[:MAX_FIELD_BYTES],
+                    agent,
+                    exchange.request_id[:MAX_FIELD_BYTES],
+                    request.authority[:MAX_FIELD_BYTES],
+                    "" if attempt is None else attempt.endpoint.address,
+                    exchange.listener.name,
+                    downstream.peer_address,
+                    exchange.trace.trace_id,
+                    "" if rule is None else rule.label,
+                    "" if cluster is None else cluster.name,
+                    exchange.retries,
+                    "" if error is None else error.message,
+                )
             )
         )
 
@@ -341,12 +353,15 @@ def _end(service: Name, version: str) -> dict[str, str]:
     }
 
 
-def _told_by_client(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
-    """User agent and trace state."""
+def _told_by_client(fields: Fields) -> tuple[bytes, bytes]:
+    """User agent and trace state. Both names have ten letters, and lines are cheaper than making pairs of them all."""
     agent = state = b""
-    for name, value in headers:
-        if name == b"user-agent":
-            agent = value[:MAX_FIELD_BYTES]
-        elif name == b"tracestate":
-            state = b"%b,%b" % (state, value) if state else value
+    for line in fields.lines:
+        if line[10:11] == b":":
+            name = line[:10].lower()
+            if name == b"user-agent":
+                agent = line[11:].strip()[:MAX_FIELD_BYTES]
+            elif name == b"tracestate":
+                value = line[11:].strip()
+                state = b"%b,%b" % (state, value) if state else value
     return agent, state if len(state) <= MAX_STATE_BYTES else b""

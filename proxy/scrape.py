@@ -13,7 +13,7 @@ from mesh.telemetry import names
 from mesh.telemetry.exposition import OTHER_LABELS, Sample, family, request_families
 from mesh.telemetry.metrics import RequestCell, escape
 from mesh.telemetry.names import Metric
-from proxy.feed import SIDECAR_VERSION
+from mesh.version import VERSION
 
 if TYPE_CHECKING:
     from proxy.sidecar import Sidecar
@@ -95,9 +95,7 @@ def _upstreams(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:
 
 
 def _listeners(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:
-    listeners = [("outbound", sidecar.outbound), ("inbound", sidecar.inbound)]
-    listeners += [(f"upstream {service}", listener) for service, listener in sidecar.upstreams.items()]
-    opened = [(name, listener) for name, listener in listeners if listener is not None]
+    opened = list(sidecar.listeners.named())
     yield names.LISTENER_CONNECTIONS, [((name,), len(listener.connections)) for name, listener in opened]
     yield names.REFUSED_CONNECTIONS, [((name,), listener.refused_connections) for name, listener in opened]
 
@@ -127,7 +125,7 @@ def _sinks(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:
 
 def _process(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:
     service = str(sidecar.config.service)
-    yield names.BUILD, [((SIDECAR_VERSION, platform.python_version(), service), 1)]
+    yield names.BUILD, [((VERSION, platform.python_version(), service), 1)]
     used = os.times()
     yield names.CPU, [((), used.user + used.system)]
     # proc(5): not there, on another system or under a strict sandbox, means that these are not told.

@@ -16,31 +16,32 @@ from mesh.discovery.consul import ConsulConfig, ConsulSource
 from mesh.discovery.file import FileSource
 from mesh.discovery.registry import CHANNEL_OPTIONS, RegistrySource
 from mesh.discovery.retention import ServedEndpoints
+from mesh.model.errors import InvalidError
 from mesh.model.gateway_api import read_documents
 from mesh.model.name import Name
-from mesh.model.policy import OutlierDetection, ServicePolicy
-from mesh.model.route import BackendRef, Retry, Rule
-from mesh.model.service import Endpoint, Health
+from mesh.model.service import Health
 from mesh.model.snapshot import Snapshot, make_snapshot
 from mesh.model.wire import encode_resource
 from mesh.tasks import Tasks
+from mesh.telemetry.otlp_transport import make_transport
 from proxy.config import Address, SidecarConfig
 from proxy.dataplane import DataPlane, PlaneSettings
 from proxy.directory import CatalogDirectory
 from proxy.feed import Feed, Identity
-from proxy.http1.downstream import ConnectionLimits, Http1Downstream
+from proxy.http1.downstream import Http1Downstream
 from proxy.last_good import LastGood
-from proxy.listener import InboundListener, Listener, OutboundListener
+from proxy.listener import Listener
+from proxy.listeners import build_listeners
 from proxy.program_check import ProgramCheck
-from proxy.recorder import LOCAL
 from proxy.registration import SelfRegistration
 from proxy.scrape import pieces
-from proxy.table import Backend, CompiledRule, Names
+from proxy.table import Names
 from proxy.telemetry import Telemetry
+from proxy.worker_pool import WorkerPool
 
 logger = logging.getLogger(__name__)
 
-PROGRAM_IDLE_S = 3.0  # programs close idle connections early: gunicorn after 2 s, uvicorn and Node after 5 s
+MAX_SPAN_BATCHES = 32
 BACKLOG = 1024
 
 
@@ -57,27 +58,22 @@ class Sidecar:
         self.source = self._make_source()
         self.catalog = Catalog(self.source) if self.source is not None else None
         self.directory = CatalogDirectory(self.catalog)
-        self.telemetry = Telemetry(config, os.environ, rng)
+        self.telemetry = Telemetry(config, os.environ, rng, make_transport)
         self.recorder = self.telemetry.recorder
         settings = PlaneSettings(config.service, Names(config.service.namespace, config.suffixes), config.egress)
         self.plane = DataPlane(settings, self.directory, self.recorder, self.telemetry.propagation, rng)
         self.directory.bind(self.plane)
         token = f"{rng.getrandbits(48):012x}"
-        limits = ConnectionLimits()
-        self.outbound = OutboundListener(self.plane, f"sidemesh-out-{token}", limits, config.max_connections)
-        self.upstreams = {
-            service: OutboundListener(self.plane, f"sidemesh-out-{token}", limits, config.max_connections, service)
-            for service in config.upstreams
-        }
-        self.inbound: InboundListener | None = None
+        self.listeners = build_listeners(self.plane, config, token)
+        self.pool: WorkerPool | None = None
+        if config.workers > 1:
+            self.pool = WorkerPool(config, self.plane, token, self._forward_spans)
         self.check: ProgramCheck | None = None
         if config.port is not None:
             self.check = ProgramCheck(
                 "127.0.0.1", config.port, config.check, config.check_interval_s, self._program_changed
             )
             self.plane.program_state = self.check.health.value
-            rule = self._program_rule(config.port)
-            self.inbound = InboundListener(self.plane, f"sidemesh-in-{token}", limits, rule, config.max_connections)
         self.feed: Feed | None = None
         self.last_good: LastGood | None = None
         if self.channel is not None:
@@ -88,7 +84,10 @@ class Sidecar:
         self.registration: SelfRegistration | None = None
         self.addresses: dict[str, Address] = {}
         self.is_stopping = False
+        self.span_batches_dropped = 0
+        self._is_listening = False
         self._servers: list[asyncio.Server] = []
+        self._span_batches: asyncio.Queue[bytes] = asyncio.Queue(MAX_SPAN_BATCHES)
 
     # --- start ------------------------------------------------------------------------------------------------------
 
@@ -101,15 +100,12 @@ class Sidecar:
             await self.source.start()
         if self.catalog is not None:
             await self.catalog.start()
-            self.catalog.subscribe(self._report_endpoints)
+            self.catalog.subscribe(self._served)
         await self._first_table()
-        await self._listen("outbound", self.outbound, config.outbound)
-        for service, port in config.upstreams.items():
-            await self._listen(f"upstream {service}", self.upstreams[service], Address(config.outbound.host, port))
-        if self.inbound is not None and self.check is not None:
-            inbound = await self._listen("inbound", self.inbound, config.inbound)
+        await self._listen()
+        if self.check is not None:
             if self.source is not None:
-                self.registration = SelfRegistration(config, self.source, inbound)
+                self.registration = SelfRegistration(config, self.source, self.addresses["inbound"])
                 self.registration.start(self.check)
             self.tasks.start(self.check.run(), "program check")
         if self.feed is not None:
@@ -118,7 +114,7 @@ class Sidecar:
     @property
     def is_ready(self) -> bool:
         """It may be sent traffic: it listens, and has a table wherever it needs one."""
-        return bool(self._servers) and self.plane.table is not None and not self.is_stopping
+        return self._is_listening and self.plane.table is not None and not self.is_stopping
 
     async def ready(self) -> None:
         """Wait until it is ready."""
@@ -127,12 +123,12 @@ class Sidecar:
 
     async def _first_table(self) -> None:
         if self.feed is None:
-            self._apply(self._configured_snapshot())
+            await self._apply(self._configured_snapshot())
             return
         if self.last_good is not None:
             snapshot = await asyncio.to_thread(self.last_good.load)
             if snapshot is not None:
-                self._apply(snapshot)
+                await self._apply(snapshot)
                 logger.info("table %s taken from disk until the control server says otherwise", snapshot.id)
         self._declare()
 
@@ -142,18 +138,38 @@ class Sidecar:
         resources = read_documents(self.config.routes).values
         return make_snapshot("file", 1, [encode_resource(r) for r in resources])
 
-    async def _listen(self, name: str, listener: Listener, address: Address) -> Address:
-        if not address.is_loopback:
-            logger.warning("%s listens on %s without TLS: anybody who reaches it may use it", name, address)
-        sock = bound_socket(address)
-        server = await asyncio.get_running_loop().create_server(
-            lambda: Http1Downstream(listener), sock=sock, backlog=BACKLOG
-        )
-        self._servers.append(server)
-        actual = Address(address.host, server.sockets[0].getsockname()[1])
-        self.addresses[name] = actual
-        logger.info("%s listens on %s", name, actual)
-        return actual
+    async def _listen(self) -> None:
+        """Bind every listener's socket, then open it here, or hand all of them to the workers."""
+        config = self.config
+        wanted = {"outbound": config.outbound, "inbound": config.inbound}
+        wanted |= {f"upstream {s}": Address(config.outbound.host, port) for s, port in config.upstreams.items()}
+        sockets: dict[str, socket.socket] = {}
+        try:
+            for name, _ in self.listeners.named():
+                address = wanted[name]
+                sockets[name] = bound_socket(address)
+                self.addresses[name] = Address(address.host, sockets[name].getsockname()[1])
+                if not address.is_loopback:
+                    logger.warning("%s listens on %s without TLS: anybody who reaches it may use it", name, address)
+        except OSError:
+            for sock in sockets.values():
+                sock.close()
+            raise
+        if self.pool is not None:
+            await self.pool.start(sockets)
+            self.tasks.start(self._export_batches(), "worker spans")
+        else:
+            for name, listener in self.listeners.named():
+                await self._open(listener, sockets[name])
+        for name, address in self.addresses.items():
+            logger.info("%s listens on %s", name, address)
+        self._is_listening = True
+
+    async def _open(self, listener: Listener, sock: socket.socket) -> None:
+        def protocol() -> Http1Downstream:
+            return Http1Downstream(listener)
+
+        self._servers.append(await asyncio.get_running_loop().create_server(protocol, sock=sock, backlog=BACKLOG))
 
     def metrics_text(self) -> str:
         """What /metrics answers, whole; the admin page sends it in chunks (scrape.py)."""
@@ -161,14 +177,22 @@ class Sidecar:
 
     # --- tables and endpoints ---------------------------------------------------------------------------------------
 
-    def _take(self, snapshot: Snapshot) -> None:
+    async def _take(self, snapshot: Snapshot) -> None:
         """Run a pushed snapshot and keep it on disk. Raises what makes it impossible to run."""
-        self._apply(snapshot)
+        await self._apply(snapshot)
         if self.last_good is not None:
             self.tasks.start(asyncio.to_thread(self.last_good.save, snapshot), f"keep table v{snapshot.id.version}")
 
-    def _apply(self, snapshot: Snapshot | None) -> None:
+    async def _apply(self, snapshot: Snapshot | None) -> None:
+        """Run a table here and in all workers; a table that one of them refuses leaves the last one everywhere."""
+        before = self.plane.table.snapshot if self.plane.table else None
         self.plane.apply_table(snapshot)
+        if self.pool is not None:
+            try:
+                await self.pool.apply_table(snapshot)
+            except InvalidError:
+                self.plane.apply_table(before)
+                raise
         self._declare()
 
     def _declare(self) -> None:
@@ -183,24 +207,58 @@ class Sidecar:
             subsets = {p.name: p.subsets for p in (table.snapshot.policies if table.snapshot else ())}
         self.catalog.declare(wanted, subsets)  # type: ignore[arg-type]
 
-    def _report_endpoints(self, service: Name, served: ServedEndpoints) -> None:
+    def _served(self, service: Name, served: ServedEndpoints) -> None:
+        """What discovery serves changed; the plane has been told by the directory."""
         if self.feed is not None:
             self.feed.report_endpoints(service, [e.id for e in served.usable])
+        if self.pool is not None:
+            if service in self.plane.services:
+                self.pool.tell_endpoints(service, served.known)
+            else:
+                self.pool.drop_service(service)
 
     def _program_changed(self, health: Health) -> None:
         self.plane.program_state = health.value
+        if self.pool is not None:
+            self.pool.tell_program(health.value)
         if self.registration is not None:
             self.registration.set_health(health)
 
-    def _program_rule(self, port: int) -> CompiledRule:
-        """Everything to the local program; nothing is sent twice but what a stale connection never took."""
-        name = Name(LOCAL, self.config.service.name)
-        program = self.plane.service(name)
-        program.set_policy(ServicePolicy(name, outlier_detection=OutlierDetection(consecutive_failures=0)))
-        program.idle_s = PROGRAM_IDLE_S
-        program.apply([Endpoint("program", "127.0.0.1", port)])
-        ref = BackendRef(name)
-        return CompiledRule(Rule(backend_refs=(ref,), retry=Retry(attempts=0)), [Backend(ref, program.cluster())])
+    # --- workers' telemetry -----------------------------------------------------------------------------------------
+
+    def _forward_spans(self, body: bytes) -> None:
+        """A worker's batch of spans; one too many is dropped."""
+        try:
+            self._span_batches.put_nowait(body)
+        except asyncio.QueueFull:
+            self.span_batches_dropped += 1
+
+    async def _export_batches(self) -> None:
+        while True:
+            body = await self._span_batches.get()
+            exporter = self.telemetry.exporter
+            if exporter is not None and (await exporter.forward(body)).failure is not None:
+                self.span_batches_dropped += 1
+
+    # --- drain ------------------------------------------------------------------------------------------------------
+
+    def begin_drain(self) -> None:
+        """Inbound answers say ``Connection: close`` from now on."""
+        if self.listeners.inbound is not None:
+            self.listeners.inbound.is_draining = True
+        if self.pool is not None:
+            self.pool.drain()
+
+    async def inbound_activity(self) -> tuple[int, float]:
+        """Inbound exchanges under way, and seconds since the last one began."""
+        if self.pool is not None:
+            gauges = await self.pool.gather()
+            return int(gauges.get("inbound_exchanges", 0)), gauges.get("inbound_quiet_s", float("inf"))
+        inbound = self.listeners.inbound
+        if inbound is None:
+            return 0, float("inf")
+        under_way = sum(exchange.listener is inbound for exchange in self.plane.exchanges)
+        return under_way, self.plane.clock() - inbound.last_request_s
 
     # --- stop -------------------------------------------------------------------------------------------------------
 
@@ -219,8 +277,10 @@ class Sidecar:
             await self.catalog.close()
         if self.source is not None:
             await self.source.close()
-        for listener in (self.outbound, self.inbound, *self.upstreams.values()):
-            for connection in tuple(listener.connections) if listener else ():
+        if self.pool is not None:
+            await self.pool.close()
+        for _, listener in self.listeners.named():
+            for connection in tuple(listener.connections):
                 connection.transport.abort()
         await self.plane.close()
         await self.telemetry.close()

@@ -6,27 +6,34 @@ program and its sidecar alike. Without an endpoint for spans none is recorded, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from random import Random
 
 from mesh.http.trace_context import Format, Propagation
 from mesh.telemetry.accesslog import AccessLog
-from mesh.telemetry.exporter import SpanExporter, make_transport
-from mesh.telemetry.otel_settings import read_otel
+from mesh.telemetry.exporter import SpanExporter, SpanTransport
+from mesh.telemetry.otel_settings import OtelSettings, read_otel
 from mesh.telemetry.resource import resource_attributes
 from mesh.telemetry.spans import Encoder
+from mesh.version import VERSION
 from proxy.config import SidecarConfig
-from proxy.feed import SIDECAR_VERSION
 from proxy.recorder import Recorder
 
 SCOPE = "sidemesh"
+
+TransportMaker = Callable[[OtelSettings], SpanTransport]
 
 
 class Telemetry:
     """See the module. ``exporter`` and ``log`` are None where they are off."""
 
-    def __init__(self, config: SidecarConfig, environ: Mapping[str, str], rng: Random) -> None:
-        """Build; nothing is opened yet. Raises InvalidError for a wrong OTEL_* variable."""
+    def __init__(
+        self, config: SidecarConfig, environ: Mapping[str, str], rng: Random, transport: TransportMaker
+    ) -> None:
+        """Build; nothing is opened yet. Raises InvalidError for a wrong OTEL_* variable.
+
+        ``transport`` makes what carries the batches: to the backend, or to the process that speaks to it.
+        """
         otel = read_otel(environ)
         self.exporter: SpanExporter | None = None
         if otel.endpoint:
@@ -36,9 +43,9 @@ class Telemetry:
                 namespace=config.service.namespace,
                 instance=config.instance,
                 version=config.version,
-                sdk_version=SIDECAR_VERSION,
+                sdk_version=VERSION,
             )
-            self.exporter = SpanExporter(Encoder(resource, SCOPE, SIDECAR_VERSION), make_transport(otel), otel)
+            self.exporter = SpanExporter(Encoder(resource, SCOPE, VERSION), transport(otel), otel)
         self.log: AccessLog | None = None
         if config.access_log != "off":
             self.log = AccessLog(config.access_log_path, config.access_log_format)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from random import Random
 
-Fields = list[tuple[bytes, bytes]]
+Lines = list[bytes]
 
 # W3C Trace Context §3.2.2: version 00 has exactly four fields; all-zero ids are invalid (§3.2.2.3, §3.2.2.4).
 _TRACEPARENT_00 = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
@@ -171,12 +171,12 @@ class Propagation:
         sampled = int(trace_id[16:], 16) < self._bound
         return Trace(trace_id, b"", sampled, b"01" if sampled else b"00")
 
-    def inject(self, trace: Trace, span_id: bytes, known: Mapping[bytes, bytes]) -> Fields:
-        """The fields to send with a request whose span is ``span_id``; ``known`` are those it came with."""
-        fields = self._write(trace, span_id)
+    def inject(self, trace: Trace, span_id: bytes, known: Mapping[bytes, bytes]) -> Lines:
+        """The field lines to send with a request whose span is ``span_id``; ``known`` are those it came with."""
+        lines = self._write(trace, span_id)
         if not self._passed.isdisjoint(known):
-            fields += [(name, value) for name, value in known.items() if name in self._passed]
-        return fields
+            lines += [b"%b: %b" % field for field in known.items() if field[0] in self._passed]
+        return lines
 
     def outgoing_span_id(self, trace: Trace) -> bytes:
         """The span id to send on: a new one where a span will be recorded under it, else the caller's."""
@@ -206,19 +206,19 @@ def _read_b3(known: Mapping[bytes, bytes]) -> Parent | None:
     return None if value is None else parse_b3(value)
 
 
-def _inject_w3c(trace: Trace, span_id: bytes) -> Fields:
-    return [(b"traceparent", b"00-%b-%b-%b" % (trace.trace_id, span_id, trace.flags))]
+def _inject_w3c(trace: Trace, span_id: bytes) -> Lines:
+    return [b"traceparent: 00-%b-%b-%b" % (trace.trace_id, span_id, trace.flags)]
 
 
-def _inject_b3(trace: Trace, span_id: bytes) -> Fields:
-    return [(b"b3", b"%b-%b-%d" % (trace.trace_id, span_id, trace.sampled))]
+def _inject_b3(trace: Trace, span_id: bytes) -> Lines:
+    return [b"b3: %b-%b-%d" % (trace.trace_id, span_id, trace.sampled)]
 
 
-def _inject_b3_multi(trace: Trace, span_id: bytes) -> Fields:
+def _inject_b3_multi(trace: Trace, span_id: bytes) -> Lines:
     return [
-        (b"x-b3-traceid", trace.trace_id),
-        (b"x-b3-spanid", span_id),
-        (b"x-b3-sampled", b"1" if trace.sampled else b"0"),
+        b"x-b3-traceid: " + trace.trace_id,
+        b"x-b3-spanid: " + span_id,
+        b"x-b3-sampled: 1" if trace.sampled else b"x-b3-sampled: 0",
     ]
 
 
@@ -226,10 +226,10 @@ _READERS = {Format.W3C: _read_w3c, Format.B3: _read_b3, Format.B3_MULTI: parse_b
 _INJECTORS = {Format.W3C: _inject_w3c, Format.B3: _inject_b3, Format.B3_MULTI: _inject_b3_multi}
 
 
-def _injector(formats: tuple[Format, ...]) -> Callable[[Trace, bytes], Fields]:
+def _injector(formats: tuple[Format, ...]) -> Callable[[Trace, bytes], Lines]:
     writers = [_INJECTORS[f] for f in formats]
 
-    def inject(trace: Trace, span_id: bytes) -> Fields:
-        return [pair for write in writers for pair in write(trace, span_id)]
+    def inject(trace: Trace, span_id: bytes) -> Lines:
+        return [line for write in writers for line in write(trace, span_id)]
 
     return inject

@@ -261,7 +261,7 @@ def to_yaml(values: Iterable[Route | ServicePolicy]) -> str:
     """Documents that ``parse`` reads back to the same values (creation times aside, which the server sets)."""
     documents = [to_document(value) for value in values]
     # ASCII only: in clear text U+0085 and U+2028 would come back as the line breaks that YAML takes them for.
-    return yaml.safe_dump_all(documents, sort_keys=False, width=120, allow_unicode=False)
+    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=False)
 
 
 def to_document(value: Route | ServicePolicy) -> dict[str, Any]:
@@ -349,6 +349,17 @@ for _tag, _pattern, _first in (
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"\Z"), [""])
+
+
+class _Dumper(yaml.SafeDumper):
+    """A SafeDumper that also quotes what only newer YAML takes for a number, such as ``1e3`` and ``0o17``."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"(?:[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+|0o[0-7]+)\Z"),
+    list("-+0123456789."),
+)
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> Mapping[object, object]:

@@ -85,11 +85,16 @@ class RequestSeries:
         self.cells: dict[tuple[int, str], RequestCell] = {}
         self._budget = budget or CellBudget()
 
-    def record(self, status: int, flag: str, duration_ms: float, request_bytes: int, response_bytes: int) -> None:
-        """Count one request."""
+    def cell(self, status: int, flag: str) -> RequestCell:
+        """The cell of that status and flag; made when first asked for."""
         cell = self.cells.get((status, flag))
         if cell is None:
             cell = self.cells[status, flag] = self._budget.take()
+        return cell
+
+    def record(self, status: int, flag: str, duration_ms: float, request_bytes: int, response_bytes: int) -> None:
+        """Count one request."""
+        cell = self.cells.get((status, flag)) or self.cell(status, flag)
         cell.count += 1
         cell.duration_sum_ms += duration_ms
         cell.duration_buckets[bisect_left(DURATION_BOUNDS_MS, duration_ms)] += 1

@@ -47,7 +47,7 @@ _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 # RFC 3986 §3.2.2 without userinfo: name or IPv4, or a bracketed IPv6 address; then a port.
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 # RFC 9110 §5.5: no control characters in values, but tab. With CR and LF: a head has none but those of its line ends.
-_CONTROLS = bytes(c for c in range(32) if c != 9) + b"\x7f"  # noqa: PLR2004 - tab
+_CONTROLS = bytes(c for c in range(32) if c != 9) + b"\x7f"
 _METHODS = frozenset(b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH CONNECT".split()) | frozenset(
     # WebDAV and its kin (IANA method registry): carried like any other, retried like none.
     b"PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT MKCALENDAR ACL BIND REBIND UNBIND".split()
@@ -134,7 +134,7 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
     """
     lines = head.split(b"\r\n")
     parts = lines[0].split(b" ")
-    if len(parts) != 3 or parts[2] != b"HTTP/1.1" or len(lines[0]) > limits.line_bytes:  # noqa: PLR2004 - RFC 9112 §3
+    if len(parts) != 3 or parts[2] != b"HTTP/1.1" or len(lines[0]) > limits.line_bytes:
         _check_request_line(lines[0], limits)
     method, target, version = parts
     is_11 = version == b"HTTP/1.1"
@@ -160,9 +160,9 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
         if not kind:
             plain.append(line)
             continue
-        value = value.strip(b" \t")  # noqa: PLW2901 - RFC 9110 §5.5: blanks around it are not part of it
+        value = value.strip(b" \t")
         if kind == _KNOWN:
-            name = name.lower()  # noqa: PLW2901 - case-insensitive
+            name = name.lower()
             known[name] = known[name] + b", " + value if name in known else value
         elif kind == _HOST:
             hosts += 1
@@ -230,9 +230,9 @@ def _check_request_line(line: bytes, limits: HeadLimits) -> None:
         message = f"the request line is longer than {limits.line_bytes} bytes"
         raise UriTooLong(message)
     parts = line.split(b" ")
-    if len(parts) == 3 and parts[2] in (b"HTTP/1.0", b"HTTP/1.1"):  # noqa: PLR2004 - RFC 9112 §3
+    if len(parts) == 3 and parts[2] in (b"HTTP/1.0", b"HTTP/1.1"):
         return
-    if len(parts) == 3 and _VERSION.fullmatch(parts[2]):  # noqa: PLR2004 - RFC 9112 §3
+    if len(parts) == 3 and _VERSION.fullmatch(parts[2]):
         message = f"{parts[2].decode('latin-1')} is not spoken here; use HTTP/1.1"
         raise VersionNotSupported(message)
     message = "malformed request line (RFC 9112 §3): METHOD SP target SP HTTP/1.1"
@@ -240,7 +240,7 @@ def _check_request_line(line: bytes, limits: HeadLimits) -> None:
 
 
 def _unknown_method(method: bytes) -> BadRequest:
-    if _METHOD.fullmatch(method) and len(method) <= 32:  # noqa: PLR2004 - longer ones are noise, not methods
+    if _METHOD.fullmatch(method) and len(method) <= 32:
         return NotImplementedMethod(f"method {method.decode()} is not carried by this sidecar")
     return BadRequest("malformed method (RFC 9110 §9.1)")
 
@@ -345,7 +345,7 @@ def parse_response(head: bytes, method: bytes, limits: HeadLimits = DEFAULT_LIMI
         if not kind:
             plain.append(line)
             continue
-        value = value.strip(b" \t")  # noqa: PLW2901 - RFC 9110 §5.5
+        value = value.strip(b" \t")
         if kind == _LENGTH:
             if response.content_length is not None:
                 message = "more than one Content-Length in the answer (RFC 9112 §6.3)"
@@ -375,12 +375,12 @@ def _framed(
         message = f"ambiguous framing of the answer: Transfer-Encoding {b', '.join(codings)[:60]!r} (RFC 9112 §6.1)"
         raise UpstreamProtocolError(message)
     status = response.status
-    if status == 101:  # noqa: PLR2004 - Switching Protocols
+    if status == 101:
         message = "the endpoint switched protocols without being asked (RFC 9110 §15.2.2)"
         raise UpstreamProtocolError(message)
     # These have no body whatever their fields say.
-    if method == b"HEAD" or status < 200 or status in {204, 304}:  # noqa: PLR2004 - RFC 9112 §6.3
-        if status < 200 or status == 204:  # noqa: PLR2004
+    if method == b"HEAD" or status < 200 or status in {204, 304}:
+        if status < 200 or status == 204:
             response.content_length = None  # RFC 9110 §8.6: it may not stand there
         return response, 0, keep_alive
     if codings is not None:

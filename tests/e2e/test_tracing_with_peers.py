@@ -33,7 +33,8 @@ def traefik(directory: Path, port: int, upstream: int, backend: Backend) -> list
     servers = {"loadBalancer": {"servers": [{"url": f"http://127.0.0.1:{upstream}"}], "passHostHeader": True}}
     dynamic = directory / "dynamic.yml"  # JSON is YAML
     dynamic.write_text(
-        json.dumps({"http": {"routers": {"all": {"rule": "PathPrefix(`/`)", "service": "pay"}}, "services": {"pay": servers}}})
+        json.dumps({"http": {"routers": {"all": {"rule": "PathPrefix(`/`)", "service": "pay"}},
+                             "services": {"pay": servers}}})
     )  # fmt: skip
     return [
         str(require("traefik")),
@@ -82,7 +83,8 @@ def envoy(directory: Path, port: int, upstream: int, backend: Backend) -> list[s
     flush = {"name": "static", "static_layer": {"tracing.opentelemetry.flush_interval_ms": 100}}
     config = directory / "envoy.json"
     config.write_text(
-        json.dumps({"static_resources": {"listeners": [listener], "clusters": clusters}, "layered_runtime": {"layers": [flush]}})
+        json.dumps({"static_resources": {"listeners": [listener], "clusters": clusters},
+                    "layered_runtime": {"layers": [flush]}})
     )  # fmt: skip
     return [
         str(require("envoy")),

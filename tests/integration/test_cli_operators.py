@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
-from tests.support.control import REVIEWS, FakeSidecar, register
+from tests.support.control import REVIEWS, FakeSidecar, background, register
 from tests.support.process import Process
 
 ROUTE = """
@@ -24,8 +24,12 @@ spec:
     matches: [{path: {value: /api}}]
     retry: {codes: [503], attempts: 2}
     backendRefs: &both
-    - {name: reviews, weight: 1, filters: [{type: ExtensionRef, extensionRef: {group: mesh.sidemesh.dev, kind: Subset, name: v1}}]}
-    - {name: reviews, weight: 1, filters: [{type: ExtensionRef, extensionRef: {group: mesh.sidemesh.dev, kind: Subset, name: v2}}]}
+    - name: reviews
+      weight: 1
+      filters: [{type: ExtensionRef, extensionRef: {group: mesh.sidemesh.dev, kind: Subset, name: v1}}]
+    - name: reviews
+      weight: 1
+      filters: [{type: ExtensionRef, extensionRef: {group: mesh.sidemesh.dev, kind: Subset, name: v2}}]
   - backendRefs: *both
 """
 POLICY = "\n---\n{apiVersion: mesh.sidemesh.dev/v1, kind: ServicePolicy, metadata: {name: reviews}}\n"
@@ -50,18 +54,19 @@ class Shell:
         self.directory = directory
         self.env = {**os.environ, "MESH_CONTROL": address, "MESH_AUTHOR": "alice", "COLUMNS": "200"}
 
-    async def start(self, *args, **env):
+    async def start(self, *args, stdin=asyncio.subprocess.DEVNULL, **env):
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "mesh.cli.main", *args),
             env=self.env | env,
-            stdin=asyncio.subprocess.PIPE,
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
 
     async def __call__(self, line, stdin="", **env):
-        process = await self.start(*line.split(), **env)
-        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 30)
+        pipe = asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL
+        process = await self.start(*line.split(), stdin=pipe, **env)
+        out, err = await asyncio.wait_for(process.communicate(stdin.encode() or None), 30)
         return Done(process.returncode, out.decode(), err.decode())
 
 
@@ -96,8 +101,10 @@ async def test_apply_get_and_delete(mesh, sidecar):
     assert "warning: HTTPRoute/reviews rule api: its retry stanza repeats POST and PATCH too" in done.err
 
     done = await mesh("get")
-    assert re.search(r"^HTTPRoute +default +reviews +reviews +api: reviews:v1=1 reviews:v2=1; 1: ", done.out, re.M)
-    assert re.search(r"^ServicePolicy +default +reviews", done.out, re.M)
+    assert re.search(
+        r"^HTTPRoute +default +reviews +reviews +api: reviews:v1=1 reviews:v2=1; 1: ", done.out, re.MULTILINE
+    )
+    assert re.search(r"^ServicePolicy +default +reviews", done.out, re.MULTILINE)
     done = await mesh("get route reviews -o yaml")
     assert yaml.safe_load(done.out)["spec"]["rules"][0]["name"] == "api"
     assert (await mesh("get policy reviews -o json")).json["kind"] == "ServicePolicy"
@@ -125,8 +132,8 @@ async def test_weights_are_set_and_shown(mesh, sidecar):
     assert done.code == 0
     assert "HTTPRoute reviews created" in done.out
     done = await mesh("weights get reviews")
-    assert re.search(r"^reviews +reviews/0 +reviews:v1 +90 +90 %$", done.out, re.M)
-    assert re.search(r"^reviews +reviews/0 +reviews:v2 +10 +10 %$", done.out, re.M)
+    assert re.search(r"^reviews +reviews/0 +reviews:v1 +90 +90 %$", done.out, re.MULTILINE)
+    assert re.search(r"^reviews +reviews/0 +reviews:v2 +10 +10 %$", done.out, re.MULTILINE)
     shown = (await mesh("weights get -o json")).json
     assert shown["rules"][0]["backends"] == [
         {"service": "reviews", "subset": "v1", "weight": 90, "port": None},
@@ -164,14 +171,14 @@ async def test_a_conflict_tells_the_current_version_and_changes_nothing(mesh):
 
 
 async def test_a_change_that_is_not_acked_stays_and_tells_how_to_undo_it(mesh, sidecar):
-    changing = asyncio.ensure_future(mesh("weights set reviews v1=1 v2=2"))
+    changing = background(mesh("weights set reviews v1=1 v2=2"))
     await sidecar.nack(await sidecar.push(), "regex not known here")
     done = await changing
     assert done.code == 3
-    assert re.search(r"^side +nacked +\d+ ms +regex not known here$", done.out, re.M)
+    assert re.search(r"^side +nacked +\d+ ms +regex not known here$", done.out, re.MULTILINE)
     assert "Version 2 is stored, but 1 of 1 sidecars did not take it (side: nacked)" in done.err
-    undo = re.search(r"^  mesh (rollback 1 --expect-version 2 --control \S+)$", done.err, re.M)[1]
-    rolling = asyncio.ensure_future(mesh(undo))
+    undo = re.search(r"^  mesh (rollback 1 --expect-version 2 --control \S+)$", done.err, re.MULTILINE)[1]
+    rolling = background(mesh(undo))
     await sidecar.ack(await sidecar.push())
     assert (await rolling).code == 0
     assert (await mesh("get -o json")).json == {"version": 3, "items": []}
@@ -194,8 +201,8 @@ async def test_history_and_rollback(mesh):
     await mesh("weights set reviews v1=1 --reason first", MESH_AUTHOR="bob")
     await mesh("weights set reviews v1=2")
     done = await mesh("history")
-    assert re.search(r"^3 +\S+Z +alice +HTTPRoute reviews updated +-$", done.out, re.M)
-    assert re.search(r"^2 +\S+Z +bob +HTTPRoute reviews created +first$", done.out, re.M)
+    assert re.search(r"^3 +\S+Z +alice +HTTPRoute reviews updated +-$", done.out, re.MULTILINE)
+    assert re.search(r"^2 +\S+Z +bob +HTTPRoute reviews created +first$", done.out, re.MULTILINE)
     assert [r["version"] for r in (await mesh("history --limit 1 --before 3 -o json")).json] == [2]
     done = await mesh("rollback --dry-run")
     assert "HTTPRoute reviews would be updated" in done.out
@@ -210,7 +217,7 @@ async def test_history_and_rollback(mesh):
 async def test_status_shows_every_sidecar(mesh, sidecar):
     done = await mesh("status")
     assert "table: version 1 of store" in done.out
-    assert re.search(r"^side +reviews +v1 +v1 +acked +\d+s +-$", done.out, re.M)
+    assert re.search(r"^side +reviews +v1 +v1 +acked +\d+s +-$", done.out, re.MULTILINE)
     shown = (await mesh("status -o json")).json
     assert shown["sidecars"][0]["state"] == "acked"
     assert yaml.safe_load((await mesh("status -o yaml")).out)["version"] == 1

@@ -46,9 +46,9 @@ async def test_a_crash_that_lost_the_state_does_not_leave_a_watch_deaf_behind_an
     seen = Seen(source)
     await seen.until_ids("a")
     await asyncio.sleep(1.1)  # a younger query that breaks would count as one the agent did not let in
+    before = len(seen.observations)
     await provider.kill()
     await provider.restart_empty()
-    before = len(seen.observations)
     await provider.put(endpoint("b"))
     await seen.until_ids("b")  # with the old index it would take the whole wait of 30 s
     assert seen.observations[before].contact is Contact.RESUMED

@@ -17,7 +17,7 @@ from mesh.model.route import BackendRef, Parent, Route, Rule
 from mesh.model.snapshot import Kind
 from mesh.model.wire import encode_name, encode_route
 from protos.mesh.v1 import operator_pb2, operator_pb2_grpc, registry_pb2, registry_pb2_grpc, resource_pb2
-from tests.support.control import ANSWER_S, REVIEWS, FakeSidecar, control_server, register, sidecars, split
+from tests.support.control import ANSWER_S, REVIEWS, FakeSidecar, background, control_server, register, sidecars, split
 
 RATINGS = Name("default", "ratings")
 NO_WAIT = Options(wait_s=0)
@@ -259,9 +259,9 @@ async def test_weights_of_all_services_are_listed(mesh):
 @pytest.mark.consul
 async def test_endpoints_that_only_consul_knows_count(consul):
     payload = {"Name": "reviews", "ID": "r1", "Address": "127.0.0.1", "Port": 8080, "Meta": {"version": "v1"}}
-    async with aiohttp.ClientSession() as session:
-        async with session.put(f"{consul.url}/v1/agent/service/register", json=payload) as response:
-            assert response.status == 200
+    url = f"{consul.url}/v1/agent/service/register"
+    async with aiohttp.ClientSession() as session, session.put(url, json=payload) as response:
+        assert response.status == 200
     async with control_server(consul=consul.url) as server, MeshClient(server.grpc_address) as mesh:
         with pytest.raises(RefusedError, match="subset v2 of reviews has no healthy endpoint: 1 known"):
             await mesh.set_weights(REVIEWS, {"v1": 1, "v2": 1})
@@ -280,7 +280,7 @@ async def test_a_consul_that_does_not_answer_is_named(server):
 async def test_answers_are_told_per_sidecar(server, mesh):
     async with sidecars(server.grpc_address, 2), FakeSidecar(server.grpc_address, "z-nacks") as nacks:
         await (await nacks.connect()).accept()
-        asking = asyncio.ensure_future(mesh.apply([split(v1=1)]))
+        asking = background(mesh.apply([split(v1=1)]))
         await nacks.nack(await nacks.push(), "too new")
         result = await asking
         assert [(a.node, a.result, a.reason) for a in result.answers] == [
@@ -324,7 +324,7 @@ async def test_a_rollback_makes_the_old_table_a_new_version(server, mesh):
     await mesh.apply([split(v1=2), split(RATINGS, v1=1)])
     async with FakeSidecar(server.grpc_address, "a") as sidecar:
         await (await sidecar.connect()).accept()
-        asking = asyncio.ensure_future(mesh.rollback())
+        asking = background(mesh.rollback())
         assert (await sidecar.accept()).digest == before.id.digest
         result = await asking
     assert (result.previous_version, result.version) == (3, 4)

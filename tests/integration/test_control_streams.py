@@ -16,7 +16,7 @@ from mesh.model.name import Name
 from mesh.model.snapshot import SnapshotId
 from mesh.model.wire import decode_snapshot_id, encode_name
 from protos.mesh.v1 import discovery_pb2, discovery_pb2_grpc
-from tests.support.control import ANSWER_S, REVIEWS, FakeSidecar, control_server, register, sidecars, split
+from tests.support.control import ANSWER_S, REVIEWS, FakeSidecar, background, control_server, register, sidecars, split
 from tests.support.process import until
 
 
@@ -36,7 +36,7 @@ async def test_a_sidecar_gets_the_table_at_once_and_every_change_after():
     async with control_server() as server, FakeSidecar(server.grpc_address, "a") as sidecar:
         await sidecar.connect()
         assert (await sidecar.accept()).version == 1
-        change = asyncio.ensure_future(apply(server, split(v1=90, v2=10)))
+        change = background(apply(server, split(v1=90, v2=10)))
         assert (await sidecar.accept()).version == 2
         assert sidecar.snapshot.routes[0].rules == split(v1=90, v2=10).rules
         (answer,) = (await change).answers
@@ -48,7 +48,7 @@ async def test_a_nack_is_told_with_its_reason_and_leaves_the_sidecar_on_its_last
     async with control_server() as server, FakeSidecar(server.grpc_address, "a", REVIEWS, "v1") as sidecar:
         await sidecar.connect()
         good = await sidecar.accept()
-        change = asyncio.ensure_future(apply(server, split(v1=1)))
+        change = background(apply(server, split(v1=1)))
         await sidecar.nack(await sidecar.push(), "rules[0]: not known here")
         (answer,) = (await change).answers
         assert (answer.result.value, answer.reason) == ("nacked", "rules[0]: not known here")
@@ -56,7 +56,7 @@ async def test_a_nack_is_told_with_its_reason_and_leaves_the_sidecar_on_its_last
         assert (status.state, status.running, status.reason) == ("nacked", good, "rules[0]: not known here")
         assert (status.service, status.service_version) == (REVIEWS, "v1")
         # The next good table ends it.
-        change = asyncio.ensure_future(apply(server, split(v1=2)))
+        change = background(apply(server, split(v1=2)))
         await sidecar.accept()
         assert (await change).answers[0].result.value == "acked"
 
@@ -103,29 +103,32 @@ async def test_200_streams_share_one_serialisation_and_all_answer():
 
 
 async def test_a_sidecar_that_reads_nothing_delays_nobody_and_gets_only_the_newest():
-    async with control_server() as server, sidecars(server.grpc_address, 3):
-        async with FakeSidecar(server.grpc_address, "stuck") as stuck:
-            await stuck.connect()  # and reads nothing from here on
-            await until(lambda: server.hub.connected == 4, what="four streams")
-            filler = [split(name=f"r{i}", **{f"s{j}": 1 for j in range(16)}) for i in range(300)]
-            versions = []
-            for weight in range(1, 12):
-                outcome = await apply(server, split(v1=weight), *filler[: 200 + weight], wait_s=0)
-                versions.append(outcome.version)
-            await until(
-                lambda: all(s.running.version == versions[-1] for s in server.hub.sidecars() if s.info.node != "stuck"),
-                what="the others to run the newest",
-            )
-            seen = []
-            while not seen or seen[-1] != versions[-1]:
-                seen.append((await stuck.push()).id.version)
-            assert len(seen) < len(versions)  # some were never sent to it
+    async with (
+        control_server() as server,
+        sidecars(server.grpc_address, 3),
+        FakeSidecar(server.grpc_address, "stuck") as stuck,
+    ):
+        await stuck.connect()  # and reads nothing from here on
+        await until(lambda: server.hub.connected == 4, what="four streams")
+        filler = [split(name=f"r{i}", **{f"s{j}": 1 for j in range(16)}) for i in range(300)]
+        versions = []
+        for weight in range(1, 12):
+            outcome = await apply(server, split(v1=weight), *filler[: 200 + weight], wait_s=0)
+            versions.append(outcome.version)
+        await until(
+            lambda: all(s.running.version == versions[-1] for s in server.hub.sidecars() if s.info.node != "stuck"),
+            what="the others to run the newest",
+        )
+        seen = []
+        while not seen or seen[-1] != versions[-1]:
+            seen.append((await stuck.push()).id.version)
+        assert len(seen) < len(versions)  # some were never sent to it
 
 
 async def test_an_answer_to_an_earlier_push_settles_nothing():
     async with control_server() as server, FakeSidecar(server.grpc_address, "a") as sidecar:
         old = await (await sidecar.connect()).push()
-        change = asyncio.ensure_future(apply(server, split(v1=1), wait_s=0.5))
+        change = background(apply(server, split(v1=1), wait_s=0.5))
         await sidecar.push()
         await sidecar.ack(old)
         (answer,) = (await change).answers
@@ -147,14 +150,17 @@ async def test_a_sidecar_that_leaves_in_order_is_forgotten_and_one_that_breaks_o
 
 
 async def test_a_newer_stream_of_a_node_ends_the_older():
-    async with control_server() as server:
-        async with FakeSidecar(server.grpc_address, "a") as old, FakeSidecar(server.grpc_address, "a") as new:
-            await (await old.connect()).accept()
-            await (await new.connect()).accept()
-            error = await old.ended()
-            assert error.code() is grpc.StatusCode.ABORTED
-            assert "newer stream" in error.details()
-            assert (await states(server))["a"].state == "acked"
+    async with (
+        control_server() as server,
+        FakeSidecar(server.grpc_address, "a") as old,
+        FakeSidecar(server.grpc_address, "a") as new,
+    ):
+        await (await old.connect()).accept()
+        await (await new.connect()).accept()
+        error = await old.ended()
+        assert error.code() is grpc.StatusCode.ABORTED
+        assert "newer stream" in error.details()
+        assert (await states(server))["a"].state == "acked"
 
 
 # ------------------------------------------------------------------------------------------------ who may still send
@@ -169,20 +175,23 @@ async def unseen(server, *, node="asker"):
 
 
 async def test_a_drain_waits_for_every_sidecar_that_may_still_send():
-    async with control_server() as server:
-        async with FakeSidecar(server.grpc_address, "a") as a, FakeSidecar(server.grpc_address, "b") as b:
-            for sidecar in (a, b):
-                await (await sidecar.connect()).accept()
-                await sidecar.sees(REVIEWS, "r1", "r2")
-            await until(lambda: len(server.hub.who_may_send_to(REVIEWS, "r1", "")) == 2, what="both reports")
-            channel, answers = await unseen(server)
-            assert list((await answers.read()).nodes) == ["a", "b"]
-            await a.sees(REVIEWS, "r2")
-            assert list((await answers.read()).nodes) == ["b"]
-            await b.sees(REVIEWS, watching=False)
-            assert list((await answers.read()).nodes) == []
-            assert await answers.read() is grpc.aio.EOF
-            await channel.close()
+    async with (
+        control_server() as server,
+        FakeSidecar(server.grpc_address, "a") as a,
+        FakeSidecar(server.grpc_address, "b") as b,
+    ):
+        for sidecar in (a, b):
+            await (await sidecar.connect()).accept()
+            await sidecar.sees(REVIEWS, "r1", "r2")
+        await until(lambda: len(server.hub.who_may_send_to(REVIEWS, "r1", "")) == 2, what="both reports")
+        channel, answers = await unseen(server)
+        assert list((await answers.read()).nodes) == ["a", "b"]
+        await a.sees(REVIEWS, "r2")
+        assert list((await answers.read()).nodes) == ["b"]
+        await b.sees(REVIEWS, watching=False)
+        assert list((await answers.read()).nodes) == []
+        assert await answers.read() is grpc.aio.EOF
+        await channel.close()
 
 
 async def test_a_sidecar_that_leaves_no_longer_holds_up_a_drain():
@@ -278,7 +287,7 @@ async def test_a_caller_that_goes_away_does_not_leave_a_stored_version_unpublish
         await (await sidecar.connect()).accept()
         await register(server.grpc_address, REVIEWS, ["v1"])
         async with MeshClient(server.grpc_address) as mesh:
-            asking = asyncio.ensure_future(mesh.set_weights(REVIEWS, {"v1": 1}, options=ClientOptions(wait_s=30)))
+            asking = background(mesh.set_weights(REVIEWS, {"v1": 1}, options=ClientOptions(wait_s=30)))
             push = await sidecar.push()
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)

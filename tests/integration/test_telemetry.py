@@ -305,7 +305,7 @@ async def test_a_client_that_leaves_is_told_as_such(backend: Backend) -> None:
     program = Program([_never])
     await program.start()
     async with sidecar("shop", services={"pay": endpoints(program.port)}, env=to(backend)) as caller:
-        reader, writer = await asyncio.open_connection("127.0.0.1", caller.outbound)
+        _, writer = await asyncio.open_connection("127.0.0.1", caller.outbound)
         writer.write(f"GET / HTTP/1.1\r\nhost: pay\r\ntraceparent: {SAMPLED['traceparent']}\r\n\r\n".encode())
         await program.wait_for_requests(1)
         writer.close()

@@ -164,8 +164,37 @@ json_values = st.recursive(
     max_leaves=10,
 )
 keys = st.sampled_from(
-    "apiVersion kind metadata spec name namespace parentRefs hostnames rules matches path headers queryParams method backendRefs "
-    "filters timeouts request backendRequest retry codes attempts backoff type value weight port subsets limits".split()
+    [
+        "apiVersion",
+        "kind",
+        "metadata",
+        "spec",
+        "name",
+        "namespace",
+        "parentRefs",
+        "hostnames",
+        "rules",
+        "matches",
+        "path",
+        "headers",
+        "queryParams",
+        "method",
+        "backendRefs",
+        "filters",
+        "timeouts",
+        "request",
+        "backendRequest",
+        "retry",
+        "codes",
+        "attempts",
+        "backoff",
+        "type",
+        "value",
+        "weight",
+        "port",
+        "subsets",
+        "limits",
+    ]
 )
 near_documents = st.recursive(
     json_values
@@ -186,10 +215,9 @@ def test_anything_that_yaml_can_say_is_read_or_refused(document):
     for raw in (document, whole, whole | {"kind": "ServicePolicy"}):
         try:
             values = read_documents([raw]).values
-        except InvalidError as error:
-            assert error.violations
-        else:
-            assert all(check(value) == [] for value in values)
+        except InvalidError:
+            continue
+        assert all(check(value) == [] for value in values)
 
 
 @given(st.text(max_size=60))

@@ -1,10 +1,10 @@
 """A control server for tests, and sidecars that are nothing but a control stream."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -15,11 +15,22 @@ from mesh.model.name import Name
 from mesh.model.route import BackendRef, Parent, Route, Rule
 from mesh.model.snapshot import NO_SNAPSHOT, Snapshot, SnapshotId
 from mesh.model.wire import decode_snapshot_id, encode_name, encode_snapshot_id, snapshot_from_push
+from mesh.tasks import Tasks
 from protos.mesh.v1 import discovery_pb2, discovery_pb2_grpc, registry_pb2, registry_pb2_grpc, resource_pb2
+
+_T = TypeVar("_T")
 
 REVIEWS = Name("default", "reviews")
 ANSWER_S = 5.0
 """How long a test waits for what must come."""
+
+
+_tasks = Tasks("test")
+
+
+def background(work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+    """Run ``work`` beside the test, which awaits it."""
+    return _tasks.start(work, getattr(work, "__name__", "work"))
 
 
 def split(service: Name = REVIEWS, name: str | None = None, **weights: int) -> Route:
@@ -86,7 +97,7 @@ class FakeSidecar:
         """Whether nothing comes for a while. What comes later is lost: the stream is of no more use."""
         try:
             async with asyncio.timeout(within_s):
-                await asyncio.shield(asyncio.ensure_future(self.stream.read()))
+                await asyncio.shield(background(self.stream.read()))
         except TimeoutError:
             return True
         return False
@@ -113,7 +124,7 @@ class FakeSidecar:
             while (push := await self.stream.read()) is not grpc.aio.EOF:
                 await self.ack(push)
 
-        self._answering = asyncio.ensure_future(answer())
+        self._answering = background(answer())
 
     async def sees(self, service: Name, *ids: str, watching: bool = True) -> None:
         """Report an endpoint state."""

@@ -103,7 +103,7 @@ class Program:
                 writer.transport.abort()
             await self._server.wait_closed()
             self._server = None
-        while self._writers:  # noqa: ASYNC110 - handlers end by themselves
+        while self._writers:
             await asyncio.sleep(0.005)
 
     def close_connections(self) -> None:
@@ -391,7 +391,7 @@ class mesh:  # noqa: N801 - reads as a sentence
             stack.callback(lambda: [client.close() for client in running._clients])
             yield running
 
-    def _snapshot(self) -> Any:  # noqa: ANN401 - a snapshot
+    def _snapshot(self) -> Any:
         values = [*self._routes, *self._policies.values()]
         if self._documents:
             values += parse(self._documents).values

@@ -79,14 +79,16 @@ class RegistryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Deregister(self, request, context):
-        """Takes an instance out. Unknown ids are fine.
+        """Takes an instance out. It stays listed as leaving for a minute, so that a watcher which was away learns that it
+        left on purpose. Unknown ids are fine.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Lookup(self, request, context):
-        """One answer at once. NOT_FOUND where the service was never registered.
+        """One answer at once. NOT_FOUND where the service was never registered; a registry that has not settled cannot know
+        that, and answers with no endpoints and settled = false.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

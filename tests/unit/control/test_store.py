@@ -9,7 +9,7 @@ from control.store.base import Action, Change, Revision
 from control.store.sqlite import SqliteStore
 from mesh.model.snapshot import Kind, make_snapshot
 from mesh.model.wire import encode_resource
-from tests.support.control import REVIEWS, split
+from tests.support.control import REVIEWS, background, split
 
 
 def clock():
@@ -158,7 +158,7 @@ async def test_the_loop_goes_on_while_the_disk_is_slow(tmp_path):
     snapshot = await fill(store)
     other = sqlite3.connect(tmp_path / "control.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    writing = asyncio.ensure_future(store.append(make_snapshot(snapshot.id.epoch, 2, ()), revision(2)))
+    writing = background(store.append(make_snapshot(snapshot.id.epoch, 2, ()), revision(2)))
     turns = 0
     while turns < 100:
         await asyncio.sleep(0)

@@ -41,7 +41,7 @@ def test_a_string_is_taken_as_the_bytes_it_stands_for():
     ],
 )
 def test_what_cannot_be_run_is_refused_with_the_reason(pattern, complaint):
-    with pytest.raises(RegexError, match=".") as refused:
+    with pytest.raises(RegexError, match=r".") as refused:
         compile_regex(pattern)
     assert complaint in str(refused.value)
 

@@ -142,8 +142,10 @@ def test_everything_wrong_stands_in_one_report():
         validate_table([bad, ServicePolicy(REVIEWS, connect_timeout_s=0)])
     assert str(refused.value).splitlines() == [
         "HTTPRoute/x/Y.metadata.name: 'Y' is not a DNS label (a-z, 0-9 and inner '-', at most 63 characters)",
-        "HTTPRoute/x/Y.parentRefs[0].namespace: is 'default', the route's is 'x': routes for the clients of one "
-        "namespace (consumer routes) are not built; put the route into the namespace of the service",
+        (
+            "HTTPRoute/x/Y.parentRefs[0].namespace: is 'default', the route's is 'x': routes for the clients of one "
+            "namespace (consumer routes) are not built; put the route into the namespace of the service"
+        ),
         "HTTPRoute/x/Y.rules[0].backendRefs[0].weight: -1 is not within 0 to 1000000",
         "HTTPRoute/x/Y.rules[0].timeouts.backendRequest: 2 s is longer than request, 1 s",
         "ServicePolicy/reviews.connectTimeout: 0 s is not within 0 s (exclusive) to 60 s",

@@ -19,7 +19,7 @@ def test_without_variables_nothing_is_exported_and_nothing_is_overridden() -> No
         ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "", False),
     ],
 )
-def test_the_endpoint_over_http(variables: dict[str, str], endpoint: str, is_secure: bool) -> None:
+def test_the_endpoint_over_http(*, variables: dict[str, str], endpoint: str, is_secure: bool) -> None:
     settings = read_otel(variables)
     assert (settings.endpoint, settings.is_secure) == (endpoint, is_secure)
 
@@ -33,7 +33,7 @@ def test_the_endpoint_over_http(variables: dict[str, str], endpoint: str, is_sec
         ("c:4317", "true", "c:4317", False),
     ],
 )
-def test_the_endpoint_over_grpc(given: str, insecure: str, endpoint: str, is_secure: bool) -> None:
+def test_the_endpoint_over_grpc(*, given: str, insecure: str, endpoint: str, is_secure: bool) -> None:
     settings = read_otel(
         {
             "OTEL_EXPORTER_OTLP_ENDPOINT": given,
@@ -54,7 +54,7 @@ def test_the_endpoint_over_grpc(given: str, insecure: str, endpoint: str, is_sec
         ("parentbased_traceidratio", "", 1.0, True),
     ],
 )
-def test_samplers(sampler: str, arg: str, ratio: float, follows: bool) -> None:
+def test_samplers(*, sampler: str, arg: str, ratio: float, follows: bool) -> None:
     settings = read_otel({"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": arg})
     assert (settings.ratio, settings.follows_parent) == (ratio, follows)
 

@@ -1,0 +1,62 @@
+"""The listeners of one sidecar, built the same in a sidecar of one process and in each worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mesh.model.name import Name
+from mesh.model.policy import OutlierDetection, ServicePolicy
+from mesh.model.route import BackendRef, Retry, Rule
+from mesh.model.service import Endpoint
+from proxy.config import SidecarConfig
+from proxy.dataplane import DataPlane
+from proxy.http1.downstream import ConnectionLimits
+from proxy.listener import InboundListener, Listener, OutboundListener
+from proxy.recorder import LOCAL
+from proxy.table import Backend, CompiledRule
+
+PROGRAM_IDLE_S = 3.0  # programs close idle connections early: gunicorn after 2 s, uvicorn and Node after 5 s
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """``inbound`` is None beside a program that only calls."""
+
+    outbound: OutboundListener
+    upstreams: dict[Name, OutboundListener]
+    inbound: InboundListener | None
+
+    def named(self) -> Iterator[tuple[str, Listener]]:
+        """All of them, with the names that logs, metrics and ``addresses`` use."""
+        yield "outbound", self.outbound
+        for service, listener in self.upstreams.items():
+            yield f"upstream {service}", listener
+        if self.inbound is not None:
+            yield "inbound", self.inbound
+
+
+def build_listeners(plane: DataPlane, config: SidecarConfig, token: str) -> Listeners:
+    """Build them; ``token`` tells this sidecar from others in Via."""
+    limits, most = ConnectionLimits(), config.max_connections
+    outbound = f"sidemesh-out-{token}"
+    inbound: InboundListener | None = None
+    if config.port is not None:
+        rule = program_rule(plane, config.service.name, config.port)
+        inbound = InboundListener(plane, f"sidemesh-in-{token}", limits, rule, most)
+    return Listeners(
+        OutboundListener(plane, outbound, limits, most),
+        {service: OutboundListener(plane, outbound, limits, most, service) for service in config.upstreams},
+        inbound,
+    )
+
+
+def program_rule(plane: DataPlane, label: str, port: int) -> CompiledRule:
+    """Everything to the local program; nothing is sent twice but what a stale connection never took."""
+    name = Name(LOCAL, label)
+    program = plane.service(name)
+    program.set_policy(ServicePolicy(name, outlier_detection=OutlierDetection(consecutive_failures=0)))
+    program.idle_s = PROGRAM_IDLE_S
+    program.apply([Endpoint("program", "127.0.0.1", port)])
+    ref = BackendRef(name)
+    return CompiledRule(Rule(backend_refs=(ref,), retry=Retry(attempts=0)), [Backend(ref, program.cluster())])
