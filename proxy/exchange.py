@@ -343,6 +343,7 @@ class Exchange:
         try:
             self.plane.record(self)
         finally:
+            self.attempt = None  # an attempt knows its exchange: without the cycle both are freed here, not by the gc
             self.downstream.exchange_done(request_ended=body is None or body.ended)
 
     # --- what the shells and timers call ----------------------------------------------------------------------------

@@ -320,17 +320,9 @@ def parse_response(head: bytes, method: bytes, limits: HeadLimits = DEFAULT_LIMI
     Gives it, its framing (a length, CHUNKED or UNTIL_CLOSE) and whether the endpoint would keep the connection.
     Raises UpstreamProtocolError for whatever may not be forwarded.
     """
-    is_11 = head.startswith(b"HTTP/1.1 ")
-    if not is_11 and not head.startswith(b"HTTP/1.0 "):
-        message = f"the answer does not begin with an HTTP/1.1 status line: {head[:20]!r}"
-        raise UpstreamProtocolError(message)
-    digits = head[9:12]
-    if not digits.isdigit() or head[12:13] not in b" \r" or not b"1" <= digits[:1] <= b"5":
-        message = f"the answer's status is not three digits from 100 to 599: {head[:20]!r}"
-        raise UpstreamProtocolError(message)
     lines = head.split(b"\r\n")
+    is_11, status = _status_lines.get(lines[0]) or _read_status_line(lines[0])
     _check_bytes(head, len(lines) - 1, limits, UpstreamProtocolError)
-    status = int(digits)
     plain: list[bytes] = []
     response = ResponseHead(status, Fields(None, plain))
     keep_alive = is_11
@@ -362,7 +354,32 @@ def parse_response(head: bytes, method: bytes, limits: HeadLimits = DEFAULT_LIMI
             response.not_sent = value == b"1"
     if named is not None:
         keep_alive = _apply_connection(named, response.fields, {}, keep_alive=keep_alive)
+    length = response.content_length
+    if length is not None and codings is None and status not in _ODD_STATUSES and method != b"HEAD":
+        response.has_body = length > 0
+        return response, length, keep_alive
     return _framed(response, codings, method, is_11=is_11, keep_alive=keep_alive)
+
+
+# Status lines seen, by their bytes: few in any service. Bounded like all that others fill.
+_status_lines: dict[bytes, tuple[bool, int]] = {}
+_ODD_STATUSES = frozenset((*range(100, 200), 204, 304))  # RFC 9112 §6.3: without a body, whatever the fields say
+
+
+def _read_status_line(line: bytes) -> tuple[bool, int]:
+    is_11 = line.startswith(b"HTTP/1.1 ")
+    if not is_11 and not line.startswith(b"HTTP/1.0 "):
+        message = f"the answer does not begin with an HTTP/1.1 status line: {line[:20]!r}"
+        raise UpstreamProtocolError(message)
+    digits = line[9:12]
+    if not digits.isdigit() or line[12:13] not in (b" ", b"") or not b"1" <= digits[:1] <= b"5":
+        message = f"the answer's status is not three digits from 100 to 599: {line[:20]!r}"
+        raise UpstreamProtocolError(message)
+    if len(line) <= _MAX_NAME_BYTES:
+        if len(_status_lines) >= _MAX_NAMES:
+            _status_lines.clear()
+        _status_lines[line] = is_11, int(digits)
+    return is_11, int(digits)
 
 
 def _framed(
@@ -379,7 +396,7 @@ def _framed(
         message = "the endpoint switched protocols without being asked (RFC 9110 §15.2.2)"
         raise UpstreamProtocolError(message)
     # These have no body whatever their fields say.
-    if method == b"HEAD" or status < 200 or status in {204, 304}:
+    if method == b"HEAD" or status in _ODD_STATUSES:
         if status < 200 or status == 204:
             response.content_length = None  # RFC 9110 §8.6: it may not stand there
         return response, 0, keep_alive
