@@ -27,6 +27,7 @@ from mesh.telemetry.metrics import RequestCell
 from protos.mesh.v1 import discovery_pb2
 from proxy.config import SidecarConfig
 from proxy.dataplane import Answer, DataPlane, PlaneSettings
+from proxy.garbage import settle_gc
 from proxy.http1.downstream import Http1Downstream
 from proxy.listeners import Listeners, build_listeners
 from proxy.recorder import Recorder
@@ -204,6 +205,7 @@ class Worker:
                 return Http1Downstream(listener)
 
             self._servers.append(await asyncio.get_running_loop().create_server(protocol, sock=sock))
+        settle_gc()
         self._link.send("opened")
 
     def _on_table(self, number: int, body: bytes | None) -> None:

@@ -23,6 +23,7 @@ from mesh.tasks import Tasks
 from proxy.admin import AdminServer
 from proxy.config import SidecarConfig
 from proxy.drain import drain
+from proxy.garbage import settle_gc
 from proxy.sidecar import Sidecar
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class Runner:
         ready.cancel()
         if self._stop.is_set():
             return 128 + signal.SIGTERM
+        settle_gc()
         become_reaper()
         try:
             self._program = await asyncio.create_subprocess_exec(

@@ -19,6 +19,7 @@ from mesh.telemetry.otel_settings import read_otel
 from proxy.admin import AdminServer
 from proxy.config import SidecarConfig
 from proxy.drain import drain
+from proxy.garbage import settle_gc
 from proxy.sidecar import Sidecar
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ async def serve(config: SidecarConfig) -> int:
         await admin.close()
         await sidecar.close()
         return 1
+    settle_gc()
     await stop.wait()
     await drain(sidecar)
     await sidecar.close()
