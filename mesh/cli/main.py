@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Final, NamedTuple
 
 import click
 
 from mesh.cli.verbatim import VerbatimGroup
+
+# gRPC's core writes INFO lines (GOAWAY and the like) to standard error unless told otherwise before it is loaded.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 class Entry(NamedTuple):

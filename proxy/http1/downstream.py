@@ -11,6 +11,7 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -288,22 +289,22 @@ class Http1Downstream(asyncio.Protocol):
             data += b"".join([chunk(p) for p in pieces] if self._chunked_answer else pieces)
         if ended and self._chunked_answer:
             data += last_chunk(trailers)
-        self.transport.write(data)
+        self._write(data)
 
     def send_informational(self, head: ResponseHead) -> None:
         """See DownstreamStream. RFC 9110 §15.2: never to an HTTP/1.0 client."""
         if self._version == b"1.1":
-            self.transport.write(response_bytes(head, []))
+            self._write(response_bytes(head, []))
 
     def send_data(self, piece: bytes) -> None:
         """See DownstreamStream."""
         if not self._without_body:
-            self.transport.write(chunk(piece) if self._chunked_answer else piece)
+            self._write(chunk(piece) if self._chunked_answer else piece)
 
     def send_end(self, trailers: Headers) -> None:
         """See DownstreamStream."""
         if self._chunked_answer:
-            self.transport.write(last_chunk(trailers))
+            self._write(last_chunk(trailers))
 
     def abort(self) -> None:
         """See DownstreamStream: only closing tells an HTTP/1.1 client that the answer is not whole (RFC 9112 §8)."""
@@ -329,7 +330,7 @@ class Http1Downstream(asyncio.Protocol):
         if self._reading_paused:
             self._reading_paused = False
             self._last_read_s = self._plane.now_s
-            self.transport.resume_reading()
+            self._unless_closing(self.transport.resume_reading)
 
     def exchange_done(self, *, request_ended: bool) -> None:
         """See DownstreamStream."""
@@ -348,10 +349,19 @@ class Http1Downstream(asyncio.Protocol):
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
+    def _write(self, data: bytes) -> None:
+        # uvloop raises where asyncio shrugs: the connection may be gone a moment before we are told.
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def _unless_closing(self, do: Callable[[], None]) -> None:
+        if not self.transport.is_closing():
+            do()
+
     def _pause_reading(self) -> None:
         if not self._reading_paused:
             self._reading_paused = True
-            self.transport.pause_reading()
+            self._unless_closing(self.transport.pause_reading)
 
     def _refuse(self, error: ProxyError) -> None:
         """Answer a request that never became an exchange, and close."""

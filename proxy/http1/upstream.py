@@ -79,25 +79,27 @@ class Http1Upstream(asyncio.Protocol):
                 data += chunk(body) if self._chunked_request else body
             if ended and self._chunked_request:
                 data += last_chunk(attempt.exchange.request_trailers)
-        self.transport.write(data)
+        self._write(data)
 
     def send_data(self, piece: bytes) -> None:
         """See UpstreamStream."""
-        self.transport.write(chunk(piece) if self._chunked_request else piece)
+        self._write(chunk(piece) if self._chunked_request else piece)
 
     def send_end(self, trailers: Headers) -> None:
         """See UpstreamStream."""
         self._request_ended = True
         if self._chunked_request:
-            self.transport.write(last_chunk(trailers))
+            self._write(last_chunk(trailers))
 
     def pause(self) -> None:
         """See UpstreamStream."""
-        self.transport.pause_reading()
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """See UpstreamStream."""
-        self.transport.resume_reading()
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def cancel(self) -> None:
         """See UpstreamStream: in HTTP/1.1 only closing tells the endpoint; one that was asked nothing goes back."""
@@ -174,6 +176,11 @@ class Http1Upstream(asyncio.Protocol):
             self._trampoline.drain()
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _write(self, data: bytes) -> None:
+        # uvloop raises where asyncio shrugs. A connection that is gone tells its attempt so in connection_lost().
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def _read_head(self, attempt: Attempt, data: bytes) -> None:
         while True:

@@ -82,10 +82,7 @@ class UpstreamEndpoint:
             raise Overflow(message, not_sent=True)
         usage.pending += 1
         self._waiting.append(attempt)
-        if usage.may_connect and self._connecting < len(self._waiting):
-            usage.connections += 1
-            self._connecting += 1
-            self.service.plane.tasks.start(self._connect(), f"connect {self.address}")
+        self._connect_for_waiting()
 
     def release(self, connection: Http1Upstream) -> None:
         """Take a connection back that may serve another request."""
@@ -104,6 +101,7 @@ class UpstreamEndpoint:
             self.service.usage.connections -= 1
         if connection in self._idle:
             self._idle.remove(connection)
+        self._connect_for_waiting()
 
     # --- for the service --------------------------------------------------------------------------------------------
 
@@ -120,6 +118,17 @@ class UpstreamEndpoint:
         self._idle.clear()
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _connect_for_waiting(self) -> None:
+        """Begin a connection for somebody who waits and has none under way, within the limits."""
+        usage = self.service.usage
+        while self._waiting and self._waiting[0].is_detached:
+            self._waiting.popleft()
+            usage.pending -= 1
+        if self._connecting < len(self._waiting) and usage.may_connect:
+            usage.connections += 1
+            self._connecting += 1
+            self.service.plane.tasks.start(self._connect(), f"connect {self.address}")
 
     async def _connect(self) -> None:
         plane, model = self.service.plane, self.model

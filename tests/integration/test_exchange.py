@@ -458,3 +458,17 @@ async def test_all_weights_zero_is_503_and_an_empty_subset_too() -> None:
     async with mesh().service("pay", versions=["v1"]).routes(CANARY).start() as m:
         answer = await m.get("pay", headers=["x-user: ada"])
         assert (answer.status, answer.flag) == (503, "UH")
+
+
+async def test_who_waits_at_the_connection_limit_is_served_when_a_connection_closes() -> None:
+    async def once(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.close()
+
+    policy = ServicePolicy(name("pay"), limits=Limits(max_connections=1))
+    async with mesh().service("pay", replies=[once]).policy(policy).start() as m:
+        answers = await asyncio.gather(*(m.get("pay") for _ in range(4)))
+        assert [a.status for a in answers] == [200] * 4
+        assert m.plane.services[name("pay")].usage.pending == 0

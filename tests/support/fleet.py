@@ -1,14 +1,14 @@
 """A mesh of real processes: `mesh control`, sidecars, programs, and a steady load that remembers every answer.
 
-    async with Fleet(tmp_path) as fleet:
-        control = await fleet.control()
-        pay = await fleet.instance("pay")
-        caller = await fleet.sidecar("caller")
-        await caller.until_usable("pay", 1)
-        async with fleet.load(caller, "pay") as load:
-            await control.kill()
-            await load.until_done(200)
-        assert not load.failures
+async with Fleet(tmp_path) as fleet:
+control = await fleet.control()
+pay = await fleet.instance("pay")
+caller = await fleet.sidecar("caller")
+await caller.until_usable("pay", 1)
+async with fleet.load(caller, "pay") as load:
+await control.kill()
+await load.until_done(200)
+assert not load.failures
 """
 
 import asyncio
@@ -378,7 +378,7 @@ class Fleet:
         """Endpoints for `--services`: one on that port of loopback for each service."""
         path = self._directory / "services.yaml"
         found = {name: [{"id": name, "address": "127.0.0.1", "port": port}] for name, port in ports.items()}
-        path.write_text(json.dumps(found))
+        path.write_text(json.dumps({"services": found}))
         return path
 
     async def sidecar(self, service: str, *options: str, **more: Any) -> SidecarProcess:

@@ -215,7 +215,8 @@ class Demo:
         self._window("between")
         took_ms, count = await self._set_weights(weights)
         self._view.step, self._view.weights = name, weights
-        self._display.say(f"{name}: acknowledged by all {count} sidecars after {took_ms:.0f} ms")
+        told = f"acknowledged by all {count} sidecars after {took_ms:.0f} ms" if count else "as it is already"
+        self._display.say(f"{name}: {told}")
         self._window(name)
         began = asyncio.get_running_loop().time()
         if accident is not None:
