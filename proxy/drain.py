@@ -27,14 +27,15 @@ async def drain(sidecar: Sidecar) -> None:
     """Steps 1 to 4. Never raises; takes at most ``drain_s``."""
     loop = asyncio.get_running_loop()
     end = loop.time() + sidecar.config.drain_s
-    if sidecar.registration is None:
+    if sidecar.listeners.inbound is None:
         await _in_flight(sidecar, end)
         return
     logger.info("draining: leaving discovery")
-    await sidecar.registration.announce_leaving()
     sidecar.begin_drain()
     try:
         async with asyncio.timeout_at(end):
+            if sidecar.registration is not None:
+                await sidecar.registration.announce_leaving()
             if not await _unseen(sidecar):
                 await _quiet(sidecar)
     except TimeoutError:

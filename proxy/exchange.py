@@ -225,8 +225,11 @@ class Exchange:
         self.status = head.status
         self.answered = attempt.is_committed = True
         downstream.respond(head, attempt.pieces, attempt.trailers, ended=attempt.ended)
-        if attempt.stream is not None and downstream.is_writable:
-            attempt.stream.resume_reading()
+        if attempt.stream is not None:
+            if downstream.is_writable:
+                attempt.stream.resume_reading()
+            else:
+                attempt.stream.pause()
         while not attempt.ended:
             await event()
             if attempt.error is not None:

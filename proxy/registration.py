@@ -7,6 +7,7 @@ so that either's death takes the instance out.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from urllib.parse import urlsplit
@@ -33,6 +34,7 @@ class SelfRegistration:
         self._registration: Registration | None = None
         self._health = Health.PASSING
         self._tasks = Tasks("registration")
+        self._leaving = asyncio.Event()
         self.error = ""
 
     @property
@@ -56,7 +58,8 @@ class SelfRegistration:
             self._registration.set_health(health)
 
     async def announce_leaving(self) -> None:
-        """Nobody should send new requests any more."""
+        """Nobody should send new requests any more; one that is not registered yet stays away."""
+        self._leaving.set()
         if self._registration is not None:
             try:
                 await self._registration.announce_leaving()
@@ -72,6 +75,8 @@ class SelfRegistration:
 
     async def _register(self, check: ProgramCheck) -> None:
         await check.first_success.wait()
+        if self._leaving.is_set():
+            return
         instance = self.instance()
         url = f"http://{self.address}{HEALTH_PATH.decode()}"
         try:
@@ -81,6 +86,9 @@ class SelfRegistration:
             logger.error("not registered: %s", error)  # noqa: TRY400 - the message says it all
             return
         self._registration.set_health(self._health)
+        if self._leaving.is_set():
+            await self.announce_leaving()
+            return
         logger.info("registered as %s of %s at %s", instance.endpoint.id, instance.service, self.address)
 
     def instance(self) -> Instance:

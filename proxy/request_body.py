@@ -15,18 +15,20 @@ if TYPE_CHECKING:
     from proxy.ports import DownstreamStream, UpstreamStream
 
 REPLAY_BYTES = 64 * 1024  # Linkerd keeps 64 KiB for retries
+MAX_PIECES = 64
 
 
 class RequestBody:
     """See the module. ``received`` counts the client's bytes; ``ended`` says that the client has sent all."""
 
     __slots__ = (
-        "_client_paused",
         "_downstream",
+        "_is_upstream_full",
         "_kept",
         "_kept_bytes",
         "_stream",
         "ended",
+        "is_client_paused",
         "is_replayable",
         "received",
         "trailers",
@@ -38,7 +40,8 @@ class RequestBody:
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._stream: UpstreamStream | None = None
-        self._client_paused = False
+        self.is_client_paused = False
+        self._is_upstream_full = False
         self.received = 0
         self.ended = False
         self.is_replayable = True
@@ -52,7 +55,7 @@ class RequestBody:
             if self.is_replayable:
                 self._keep(piece)
         else:
-            self._kept.append(piece)
+            self._append(piece)
             self._kept_bytes += len(piece)
             if self._kept_bytes > REPLAY_BYTES:
                 self._pause_client()
@@ -66,15 +69,17 @@ class RequestBody:
 
     def begin_attempt(self) -> bytes:
         """What to send at once with the head; call ``attach`` when it is sent."""
+        self._is_upstream_full = False
         return b"".join(self._kept)
 
     def attach(self, stream: UpstreamStream) -> None:
-        """From now on pieces go to ``stream``, which has been sent everything so far."""
+        """From now on pieces go to ``stream``, which has been sent everything so far, and may be full of it."""
         self._stream = stream
         if self._kept_bytes > REPLAY_BYTES:
             self.is_replayable = False
             self._kept.clear()
-        self._resume_client()
+        if not self._is_upstream_full:
+            self._resume_client()
 
     def detach(self) -> None:
         """The attempt is over; pieces are kept for the next one."""
@@ -82,6 +87,7 @@ class RequestBody:
 
     def on_writable(self, *, writable: bool) -> None:
         """The endpoint's backpressure becomes the client's."""
+        self._is_upstream_full = not writable
         if writable:
             self._resume_client()
         elif not self.ended:
@@ -93,14 +99,20 @@ class RequestBody:
             self.is_replayable = False
             self._kept.clear()
         else:
-            self._kept.append(piece)
+            self._append(piece)
+
+    def _append(self, piece: bytes) -> None:
+        """Keep a piece; many small ones become one, for each object costs more than 30 bytes."""
+        self._kept.append(piece)
+        if len(self._kept) >= MAX_PIECES:
+            self._kept = [b"".join(self._kept)]
 
     def _pause_client(self) -> None:
-        if not self._client_paused:
-            self._client_paused = True
+        if not self.is_client_paused:
+            self.is_client_paused = True
             self._downstream.pause()
 
     def _resume_client(self) -> None:
-        if self._client_paused:
-            self._client_paused = False
+        if self.is_client_paused:
+            self.is_client_paused = False
             self._downstream.resume_reading()

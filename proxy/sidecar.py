@@ -250,13 +250,13 @@ class Sidecar:
             self.pool.drain()
 
     async def inbound_activity(self) -> tuple[int, float]:
-        """Inbound exchanges under way, and seconds since the last one began."""
+        """Inbound exchanges under way, and seconds since the last one began; beside a mere caller, its own calls."""
         if self.pool is not None:
             gauges = await self.pool.gather()
             return int(gauges.get("inbound_exchanges", 0)), gauges.get("inbound_quiet_s", float("inf"))
         inbound = self.listeners.inbound
         if inbound is None:
-            return 0, float("inf")
+            return len(self.plane.exchanges), float("inf")
         under_way = sum(exchange.listener is inbound for exchange in self.plane.exchanges)
         return under_way, self.plane.clock() - inbound.last_request_s
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from mesh.child import Child
 from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import Name
 from mesh.model.service import Endpoint
@@ -41,7 +42,7 @@ REPORT_EVERY_S = 1.0
 class WorkerHandle:
     """One worker as the parent sees it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, link: Link) -> None:
+    def __init__(self, process: Child, link: Link) -> None:
         """A process that was just started."""
         self.process = process
         self.link = link
@@ -227,11 +228,8 @@ class WorkerPool:
     async def _spawn(self, index: int) -> WorkerHandle:
         ours, theirs = socket.socketpair()
         sockets = {name: sock.fileno() for name, sock in self._sockets.items()}
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy.worker", str(theirs.fileno())),
-            pass_fds=(theirs.fileno(), *sockets.values()),
-            stdin=asyncio.subprocess.DEVNULL,
-        )
+        command = (sys.executable, "-m", "proxy.worker", str(theirs.fileno()))
+        process = Child.start(*command, pass_fds=(theirs.fileno(), *sockets.values()), quiet=True)
         theirs.close()
         worker = WorkerHandle(process, await Link.open(ours))
         level = logging.getLogger().getEffectiveLevel()

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import click
 import uvloop
 
+from mesh.child import Child, reap_orphans
 from mesh.cli.sidecar import checked_config, configure_logging
 from mesh.cli.sidecar_options import sidecar_options
 from mesh.cli.verbatim import VerbatimCommand
@@ -61,7 +62,7 @@ class Runner:
         """Nothing runs yet."""
         self._config = config
         self._command = program
-        self._program: asyncio.subprocess.Process | None = None
+        self._program: Child | None = None
         self._stop = asyncio.Event()
         self._tasks = Tasks("run")
 
@@ -95,37 +96,34 @@ class Runner:
         settle_gc()
         become_reaper()
         try:
-            self._program = await asyncio.create_subprocess_exec(
-                *self._command, env=program_environment(os.environ, self._config, sidecar)
-            )
+            environment = program_environment(os.environ, self._config, sidecar)
+            program = self._program = Child.start(*self._command, env=environment)
         except OSError as error:
             logger.error("cannot start %s: %s", self._command[0], error.strerror)  # noqa: TRY400 - says it all
             return 127 if isinstance(error, FileNotFoundError) else 126
-        ended = self._tasks.start(self._program.wait(), "program")
-        self._tasks.start(self._reap_orphans(self._program.pid), "reap")
+        ended = self._tasks.start(program.wait(), "program")
+        self._tasks.start(self._reap_orphans(), "reap")
         await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             await drain(sidecar)
-            await self._end_program(self._program)
+            await self._end_program(program)
         if sidecar.registration is not None:
             await sidecar.registration.announce_leaving()
         code: int = await ended
         return code if code >= 0 else 128 - code
 
-    async def _end_program(self, program: asyncio.subprocess.Process) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            program.send_signal(signal.SIGTERM)
+    async def _end_program(self, program: Child) -> None:
+        program.send_signal(signal.SIGTERM)
         try:
             await asyncio.wait_for(program.wait(), KILL_S)
         except TimeoutError:
             logger.warning("the program ignored SIGTERM for %g s; SIGKILL", KILL_S)
-            with contextlib.suppress(ProcessLookupError):
-                program.kill()
+            program.kill()
 
-    async def _reap_orphans(self, program: int) -> None:
+    async def _reap_orphans(self) -> None:
         while True:
             await asyncio.sleep(REAP_S)
-            reap_orphans(program)
+            reap_orphans()
 
     def _install_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -135,7 +133,7 @@ class Runner:
             loop.add_signal_handler(number, self._pass_on, number)
 
     def _pass_on(self, number: int) -> None:
-        if self._program is not None and self._program.returncode is None:
+        if self._program is not None:
             self._program.send_signal(number)
 
 
@@ -165,12 +163,3 @@ def become_reaper() -> None:
     if os.getpid() != 1:
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def reap_orphans(program: int) -> None:
-    """Collect children that the program left behind; never blocks. The program is the loop's to collect."""
-    with contextlib.suppress(ChildProcessError):
-        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-            if ended.si_pid == program:
-                return
-            os.waitpid(ended.si_pid, os.WNOHANG)

@@ -114,9 +114,12 @@ _REQUEST_NAMES = _Names(_REQUEST_KINDS, BadRequest)
 _RESPONSE_NAMES = _Names(_RESPONSE_KINDS, UpstreamProtocolError)
 
 
-def check_partial_head(data: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> None:
-    """Refuse what can never become a good head, before its end has come. Raises BadRequest."""
-    if _BARE_CR_OR_LF.search(data):
+def check_partial_head(data: bytes, limits: HeadLimits = DEFAULT_LIMITS, checked: int = 0) -> None:
+    """Refuse what can never become a good head, before its end has come. Raises BadRequest.
+
+    The first ``checked`` bytes are known to be good.
+    """
+    if _BARE_CR_OR_LF.search(data, checked):
         message = "bare CR or LF in the head; lines end with CRLF (RFC 9112 §2.2)"
         raise BadRequest(message)
     if len(data) > limits.line_bytes and b"\r\n" not in data[: limits.line_bytes + 2]:

@@ -59,6 +59,7 @@ class Http1Downstream(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
+        "_checked",
         "_chunked_answer",
         "_discarded",
         "_ends_by_close",
@@ -93,6 +94,7 @@ class Http1Downstream(asyncio.Protocol):
         self.peer_port = 0
         self.served = 0
         self._buffer = b""
+        self._checked = 0
         self._reader: BodyReader | None = None
         self._keep_alive = True
         self._version = b"1.1"
@@ -128,7 +130,7 @@ class Http1Downstream(asyncio.Protocol):
             self._buffer += data
         else:
             self._buffer = data
-        if self.exchange is None:
+        if self.exchange is None and self.is_writable:
             self._advance()
         elif len(self._buffer) > self.limits.pipelined_bytes:
             self._pause_reading()
@@ -160,7 +162,10 @@ class Http1Downstream(asyncio.Protocol):
         self._last_read_s = self._plane.now_s
         if self.exchange is not None:
             self.exchange.on_downstream_writable(writable=True)
-            self._plane.trampoline.drain()
+        elif not self._lingering and not self.transport.is_closing():
+            self.resume_reading()
+            self._plane.trampoline.post(self, None)
+        self._plane.trampoline.drain()
 
     def check_time(self, now: float) -> None:
         """Close a connection that took too long (once a second)."""
@@ -168,7 +173,10 @@ class Http1Downstream(asyncio.Protocol):
         if self._lingering:
             if now - self._since_s > self.limits.linger_s:
                 self.transport.abort()
-        elif self.exchange is not None:
+        elif self.transport.is_closing():
+            if quiet_s > self.limits.stall_s:
+                self.transport.abort()  # it was closed, but the client never took the last of its answer
+        elif self.exchange is not None or not self.is_writable:
             is_waiting_for_client = not self.is_writable or (self._reader is not None and not self._reading_paused)
             if is_waiting_for_client and quiet_s > self.limits.stall_s:
                 self.transport.abort()
@@ -186,8 +194,11 @@ class Http1Downstream(asyncio.Protocol):
             self._advance()
 
     def _advance(self) -> None:
-        """Start exchanges for what the buffer holds, until one has to wait."""
-        while self.exchange is None and not self._lingering and self._buffer:
+        """Start exchanges for what the buffer holds, until one has to wait, or the client has to take answers first.
+
+        Without the latter a client that only ever asks would have its answers pile up here.
+        """
+        while self.exchange is None and self._buffer and self.is_writable and not self._lingering:
             if self._reader is not None:
                 data, self._buffer = self._buffer, b""
                 self._read_body(data)
@@ -201,15 +212,20 @@ class Http1Downstream(asyncio.Protocol):
     def _begin(self) -> bool:
         """Begin an exchange with the next whole head; False where it is not whole yet. Raises BadRequest."""
         buffer = self._buffer
-        end = buffer.find(HEAD_END)
+        end = buffer.find(HEAD_END, self._checked)
         if end <= 0:
             if buffer.startswith(b"\r\n"):
                 self._buffer = buffer[2:]  # RFC 9112 §2.2: an empty line before a request line is ignored
+                self._checked = 0
                 return bool(self._buffer)
             if not self._since_s:
                 self._since_s = self._plane.now_s
-            check_partial_head(buffer, self.limits.head)
+            check_partial_head(buffer, self.limits.head, self._checked)
+            # What was looked at is not looked at again, but for an end of the head that may be cut: else a head that
+            # comes byte by byte costs the square of its length (50 KB: half a minute).
+            self._checked = max(0, len(buffer) - 3)
             return False
+        self._checked = 0
         if buffer.startswith(b"\r\n"):
             self._buffer = buffer[2:]
             return True
@@ -236,6 +252,8 @@ class Http1Downstream(asyncio.Protocol):
             body.on_end(reader.trailers)
         else:
             self._reader = reader
+            if not body.is_client_paused:
+                self.resume_reading()  # what stopped it, too much read ahead, has become this body
         exchange = self.exchange = Exchange(self._listener, self, request, body)
         exchange.begin()
 
@@ -343,7 +361,8 @@ class Http1Downstream(asyncio.Protocol):
                 self._linger()
             return
         self._discarded = 0
-        self.resume_reading()
+        if len(self._buffer) <= self.limits.pipelined_bytes:  # else each answer would let another read pile up
+            self.resume_reading()
         if self._buffer:
             self._plane.trampoline.post(self, None)
 

@@ -50,13 +50,13 @@ class Run:
         return self.cpu.total_s / self.seconds
 
 
-async def wrk(port: int, pid: int, script: Path, seconds: float, connections: int) -> Run:
+async def wrk(port: int, pid: int, script: Path, seconds: int, connections: int) -> Run:
     """Drive the proxy of that port and process. Raises BenchError when a request failed."""
     program = TOOLS["wrk"].find()
     if program is None:
         raise BenchError(f"wrk is absent: {TOOLS['wrk'].remedy}")
     command = pinned(
-        LOAD_CORE, program, "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", script, f"http://127.0.0.1:{port}/"
+        LOAD_CORE, program, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script, f"http://127.0.0.1:{port}/"
     )
     before = cpu_time(pid)
     child = await asyncio.create_subprocess_exec(
@@ -73,7 +73,7 @@ async def wrk(port: int, pid: int, script: Path, seconds: float, connections: in
     used = cpu_time(pid) - before
     found = _RESULT.search(output)
     if found is None:
-        raise BenchError(f"wrk said: {output.decode(errors='replace')[-1000:]}")
+        raise BenchError(f"wrk said: {output.decode(errors='replace').strip()[:200]}")
     requests, duration_us, p50_us, p99_us, bad_status, broken = map(int, found.groups())
     if bad_status or broken or not requests:
         raise BenchError(f"of {requests} requests {bad_status} were answered with an error and {broken} broke")

@@ -68,9 +68,12 @@ def worst(verdicts: Sequence[str]) -> str:
     return min(verdicts, key=_WORST_FIRST.index)
 
 
-def is_disturbed(same_to_same: Sequence[float], allowed: float) -> bool:
-    """Tell whether a proxy differs from its own twin by more than ``allowed`` (0.05): the machine was not quiet."""
-    return not same_to_same or abs(median(same_to_same) - 1.0) > allowed
+def is_disturbed(twin_ratio: float, allowed: float) -> bool:
+    """Tell whether a proxy differs from its own twin by more than ``allowed`` (0.05): the machine was not quiet.
+
+    A ratio that could not be taken (NaN) tells of no quiet machine either.
+    """
+    return not abs(twin_ratio - 1.0) <= allowed
 
 
 def percentile(values: Sequence[float], share: float) -> float:

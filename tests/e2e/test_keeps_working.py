@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from typing import Self
 import pytest
 
 from mesh.client import MeshClient
-from mesh.model.gateway_api import parse
 from mesh.model.name import Name
 from mesh.model.snapshot import Kind
 from tests.support.consul import ConsulAgent
+from tests.support.control import background
 from tests.support.faults import FaultyLink
-from tests.support.fleet import MESH, Answer, Fleet, SidecarProcess, get
+from tests.support.fleet import MESH, Answer, Fleet, SidecarProcess, get, patched
 from tests.support.process import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -118,12 +117,9 @@ async def test_an_endpoint_killed_in_its_answer_never_leaves_half_of_it_as_a_who
         services = str(fleet.services_file(pay=pay.inbound))
         caller = await fleet.sidecar("caller", "--services", services, discovery=False)
         for dies in ("program", "sidecar"):
-            broken = {path: asyncio.ensure_future(Half.of(caller, path)) for path in BROKEN}  # noqa: TID251
-            silent = [
-                asyncio.ensure_future(get(caller.url("/hold/headless"), {"host": "pay"}, method))  # noqa: TID251
-                for method in ("GET", "POST")
-            ]
-            halves = [await half for half in broken.values()]
+            url = caller.url("/hold/headless")
+            silent = [background(get(url, {"host": "pay"}, method)) for method in ("GET", "POST")]
+            halves = [await Half.of(caller, path) for path in BROKEN]
             await until(partial(in_flight, caller, 4), what="all four to be under way")
             if dies == "program":
                 await program.kill()
@@ -135,7 +131,7 @@ async def test_an_endpoint_killed_in_its_answer_never_leaves_half_of_it_as_a_who
                 assert (answer.status, answer.flag) in {(503, "UC"), (502, "UC"), (503, "UF"), (503, "URX")}, (dies, answer)
                 assert answer.body
             if dies == "program":
-                program, _ = await fleet.program("pay", port=port)
+                program, _ = await fleet.program("pay", port=port, label="pay-again")
         # A request that nobody has taken yet is told apart: connection refused, and nobody else is left.
         answer = await get(caller.url(), {"host": "pay"})
         assert (answer.status, answer.flag) == (503, "UF")
@@ -162,9 +158,8 @@ class Half:
         reader, writer = await asyncio.open_connection("127.0.0.1", caller.outbound)
         writer.write(f"GET {path} HTTP/1.1\r\nhost: pay\r\n\r\n".encode())
         async with asyncio.timeout(10):
-            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-            while await reader.readline() != b"\r\n":
-                pass
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200"), head
             await reader.readuntil(b"xxx")
         return cls(path, reader, writer)
 
@@ -216,31 +211,24 @@ def was_in_flight_post(died_s: float, answer: Answer) -> bool:
     return answer.method == "POST" and (answer.status, answer.flag) == (503, "UC") and began_before
 
 
-LAXER = """
-import sys
-from mesh.model import regex
-regex.MAX_PATTERN_BYTES = 5000
-from mesh.cli.main import main
-sys.argv[0] = "mesh"
-main()
-"""
-"""A control server of a release that lets longer patterns through than the sidecars of this one take."""
+LAXER = patched("from mesh.model import regex; regex.MAX_PATTERN_BYTES = 5000")
+"""A mesh of a release that lets longer patterns through than the sidecars of this one take."""
 
 LONG_PATTERN = """
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
-metadata: {{name: too-long}}
+metadata: {name: too-long}
 spec:
-  parentRefs: [{{kind: Service, group: "", name: pay}}]
+  parentRefs: [{kind: Service, group: "", name: pay}]
   rules:
-  - matches: [{{path: {{type: RegularExpression, value: "/{pattern}"}}}}]
-    backendRefs: [{{name: pay}}]
-"""
+  - matches: [{path: {type: RegularExpression, value: "/PATTERN"}}]
+    backendRefs: [{name: pay}]
+""".replace("PATTERN", "a" * 600)
 
 
 async def test_a_refused_table_and_a_full_disk_leave_the_last_good_one_running(tmp_path: Path) -> None:
     async with Fleet(tmp_path) as fleet:
-        control = await fleet.control(entry=(sys.executable, "-c", LAXER))
+        control = await fleet.control(entry=LAXER)
         pay, caller, readonly = await asyncio.gather(
             fleet.instance("pay", version="v1"),
             fleet.sidecar("caller", "--data", str(tmp_path / "caller")),
@@ -255,14 +243,15 @@ async def test_a_refused_table_and_a_full_disk_leave_the_last_good_one_running(t
 
         async with fleet.load(caller, "pay") as load:
             # A snapshot that must be refused: NACK with the reason, seen by operators; the last good one stays.
-            async with MeshClient(control.address) as client:
-                result = await client.apply(parse(LONG_PATTERN.format(pattern="a" * 600)).values)
-            assert not result.is_acked_by_all
+            document = tmp_path / "too-long.yaml"
+            document.write_text(LONG_PATTERN)
+            code, told_operator = await run(*LAXER, "apply", "-f", str(document), "--control", control.address)
+            assert code == 3, told_operator
             told = (await control.status())[caller.node]
             assert told.state == "nacked"
             assert "the pattern has" in told.reason
             assert told.running.version == good
-            shown = await mesh("status", "--control", control.address)
+            _, shown = await run(*MESH, "status", "--control", control.address)
             assert "nacked" in shown
             assert "the pattern has" in shown
             assert await caller.metric("mesh_table_nacks_total") >= 1
@@ -291,12 +280,16 @@ async def has_failed_to_write(sidecar: SidecarProcess) -> bool:
     return await sidecar.metric("mesh_last_good_write_failures_total") >= 1
 
 
-async def mesh(*arguments: str) -> str:
+async def run(*arguments: str) -> tuple[int | None, str]:
+    """Run a command; its exit code and all it said."""
     command = await asyncio.create_subprocess_exec(
-        *MESH, *arguments, stdout=asyncio.subprocess.PIPE, env={**os.environ, "COLUMNS": "300"}
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "COLUMNS": "300"},
     )
     out, _ = await command.communicate()
-    return out.decode()
+    return command.returncode, out.decode()
 
 
 async def test_a_collector_that_hangs_slows_no_request_and_lost_spans_are_counted(tmp_path: Path) -> None:

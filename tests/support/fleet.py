@@ -287,6 +287,11 @@ class Load:
         self.answers.append(answer)
 
 
+def patched(statement: str) -> tuple[str, ...]:
+    """How to start a `mesh` that differs in what ``statement`` sets."""
+    return (sys.executable, "-c", f"import sys; {statement}; from mesh.cli.main import main; main()")
+
+
 class Fleet:
     """See the module. Everything it started is ended on the way out, newest first, by pid."""
 
@@ -341,6 +346,7 @@ class Fleet:
         program: Iterable[str] = (),
         env: Mapping[str, str] | None = None,
         discovery: bool = True,
+        entry: Iterable[str] = MESH,
     ) -> SidecarProcess:
         """Start a sidecar, or `mesh run`, and wait for nothing. Given options win over those it is given here."""
         label = label or service
@@ -355,7 +361,7 @@ class Fleet:
             settings["--consul"] = self.consul_url
         settings.update(zip(options[::2], options[1::2], strict=True))
         flat = [part for pair in settings.items() for part in pair]
-        command = (*MESH, verb, *flat, *(("--", *program) if program else ()))
+        command = (*entry, verb, *flat, *(("--", *program) if program else ()))
         process = self.start(f"{label}-sidecar", *command, env=env)
         ports = [int(settings[key].rpartition(":")[2]) for key in ("--outbound", "--inbound", "--admin")]
         return SidecarProcess(f"{service}/{label}", process, *ports, command)

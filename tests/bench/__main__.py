@@ -1,0 +1,141 @@
+"""``python -m tests.bench``: measures, prints as it goes, writes build/bench.json and docs/benchmarks.md.
+
+python -m tests.bench                                      everything, 20 minutes at most
+python -m tests.bench --quick                              a rough answer in three
+python -m tests.bench --case http1-full --rounds 3 --proxies envoy
+                                                           one case, us and Envoy; writes no files
+python -m tests.bench --case http1-full --profile          where the time goes, by perf
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import uvloop
+
+from tests.bench import http_case, low_load, memory, push, weights
+from tests.bench.cases import HTTP_CASES, LOW_LOAD, PEER, US
+from tests.bench.fleet import absent
+from tests.bench.load import BenchError
+from tests.bench.machine import cores, description, raise_file_limit
+from tests.bench.plan import Plan
+from tests.bench.profile import profile
+from tests.bench.report import as_json, block, markdown
+from tests.bench.results import Result
+from tests.bench.versions import versions
+from tests.support.needs import REPO
+
+Measure = Callable[[Plan], Awaitable[Result]]
+REPEAT_NEEDS_S = 200.0  # the longest case; a repeat that would not end in time is not begun
+
+CASES: dict[str, Measure] = {
+    **{case.name: functools.partial(http_case.run, case) for case in HTTP_CASES},
+    LOW_LOAD.name: functools.partial(low_load.run, LOW_LOAD),
+    "memory": memory.run,
+    "push-200": functools.partial(push.run, 200),
+    "push-1000": functools.partial(push.run, 1000),
+    "weight-to-effect": weights.run,
+}
+
+
+def main() -> int:
+    """The exit status: 1 when a case could not be run."""
+    arguments = _arguments()
+    plan = Plan.quick() if arguments.quick else Plan.full()
+    plan = replace(
+        plan,
+        rounds=arguments.rounds or plan.rounds,
+        run_s=arguments.seconds or plan.run_s,
+        proxies=tuple(arguments.proxies.split(",")) if arguments.proxies else (),
+    )
+    names = arguments.case or list(CASES)
+    if arguments.profile:
+        return uvloop.run(_profile(names))
+    if missing := [remedy for name, remedy in absent().items() if name in ("wrk", "nginx", PEER)]:
+        print("\n".join(missing), file=sys.stderr)
+        return 1
+    if cores() < 2:
+        print("one core: the proxy and the load would share it, and every figure would be wrong", file=sys.stderr)
+        return 1
+    raise_file_limit()
+    machine = description() | {"versions": ", ".join(f"{name} {number}" for name, number in versions().items())}
+    machine |= {f"not run: {name}": remedy for name, remedy in absent().items()}
+    for key, value in machine.items():
+        print(f"{key}: {value}")
+    print(flush=True)
+    results = uvloop.run(_measure(names, plan))
+    if not arguments.case:
+        _write(list(results.values()), machine, plan)
+    return 1 if any(result.not_run for result in results.values()) else 0
+
+
+async def _measure(names: list[str], plan: Plan) -> dict[str, Result]:
+    results: dict[str, Result] = {}
+    for name in names:
+        results[name] = await _one(name, plan)
+    if not plan.is_quick:
+        for name in [name for name, result in results.items() if result.is_disturbed]:
+            results[name] = await _again(results[name], plan)
+    return results
+
+
+async def _one(name: str, plan: Plan) -> Result:
+    if plan.left_s < 0:
+        result = Result(name, "", not_run="the time was up")
+    else:
+        try:
+            result = await CASES[name](plan)
+        except (BenchError, OSError, RuntimeError, TimeoutError) as error:
+            result = Result(name, "", not_run=str(error))
+    print(block(result), flush=True)
+    return result
+
+
+async def _again(first: Result, plan: Plan) -> Result:
+    """Repeat a disturbed case, once; of both the one in which the twins differed less stands."""
+    if plan.left_s < REPEAT_NEEDS_S:
+        return replace(first, notes=(*first.notes, "not repeated: the time was up"))
+    print(f"{first.name} was disturbed and is repeated.")
+    second = await _one(first.name, plan)
+    if second.not_run or second.twin_difference > first.twin_difference:
+        return replace(first, was_repeated=True)
+    return replace(second, was_repeated=True)
+
+
+async def _profile(names: list[str]) -> int:
+    case = next((case for case in HTTP_CASES if case.name in names), HTTP_CASES[0])
+    try:
+        print(f"{case.name}, {US}\n\n{await profile(case)}")
+    except BenchError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _write(results: list[Result], machine: dict[str, str], plan: Plan) -> None:
+    (REPO / "build").mkdir(exist_ok=True)
+    (REPO / "build/bench.json").write_text(json.dumps(as_json(results, machine, plan), indent=1) + "\n")
+    page = REPO / "docs/benchmarks.md"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(markdown(results, machine, plan))
+    print("written: build/bench.json, docs/benchmarks.md")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few and short rounds: three minutes")
+    parser.add_argument("--case", action="append", choices=list(CASES), help="only this case; repeatable; no files")
+    parser.add_argument("--rounds", type=int, help="rounds of each case")
+    parser.add_argument("--seconds", type=int, help="of load in each round")
+    parser.add_argument("--proxies", metavar="NAME,…", help="compare with these only, such as envoy,envoy-2")
+    parser.add_argument("--profile", action="store_true", help="no figures: where the sidecar's time goes, by perf")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""All processes of a case: the upstream, the span sink and the proxies, started, checked and ended together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench import upstream
+from tests.bench.load import BenchError
+from tests.bench.machine import LOAD_CORE, PROXY_CORE, pinned
+from tests.bench.peers import Site, peers
+from tests.bench.traffic import SERVICE
+from tests.support.needs import TOOLS
+from tests.support.ports import free_port, free_ports
+from tests.support.process import Process
+
+UPSTREAMS = 10
+START_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy that runs."""
+
+    name: str
+    process: Process
+    site: Site
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def port(self) -> int:
+        return self.site.port
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What runs. ``directory`` is for files of the case."""
+
+    directory: Path
+    upstreams: tuple[int, ...]
+    proxies: Mapping[str, Proxy]
+    otlp_http: int
+    otlp_grpc: int
+
+    async def spans(self) -> dict[str, int]:
+        """How many spans each proxy has sent so far."""
+        _, body = await get(self.otlp_http, "/count")
+        return {str(name): int(count) for name, count in json.loads(body).items()}
+
+
+@asynccontextmanager
+async def fleet(names: Sequence[str], *, logs: bool = False) -> AsyncIterator[Fleet]:
+    """Start the proxies of these names and what they need. ``logs``: each writes its access log."""
+    known = peers()
+    missing = absent()
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mesh-bench-")))
+        ports = tuple(free_ports(UPSTREAMS))
+        otlp_http, otlp_grpc = free_ports(2)
+        behind = _folder(directory, "upstream")
+        await stack.enter_async_context(Process.start(*upstream.command(behind, ports), log=behind / "upstream.log"))
+        sink = await stack.enter_async_context(
+            Process.start(
+                *pinned(LOAD_CORE, sys.executable, "-m", "tests.bench.sink", str(otlp_http), str(otlp_grpc)),
+                log=directory / "sink.log",
+            )
+        )
+        await sink.until(lambda: answers(otlp_http, "/count"), what="the span sink", timeout_s=START_S)
+        proxies = {}
+        for name in names:
+            if name in missing:
+                continue
+            folder = _folder(directory, name)
+            log = folder / "access.log" if logs else None
+            site = Site(name, folder, free_port(), free_port(), ports, otlp_http, otlp_grpc, log)
+            command = known[name](site)
+            process = await stack.enter_async_context(
+                Process.start(*pinned(PROXY_CORE, *command.words), log=folder / "output.log", env=command.env)
+            )
+            proxies[name] = Proxy(name, process, site)
+        for proxy in proxies.values():
+            await proxy.process.until(
+                lambda port=proxy.port: answers(port, "/r0/items/1"), what=f"{proxy.name} to forward", timeout_s=START_S
+            )
+        yield Fleet(directory, ports, proxies, otlp_http, otlp_grpc)
+
+
+def absent() -> dict[str, str]:
+    """The programs that are not there, with what brings them."""
+    wanted = ("wrk", "envoy", "nginx", "haproxy", "traefik", "consul")
+    return {name: f"{name} is absent: {TOOLS[name].remedy}" for name in wanted if TOOLS[name].find() is None}
+
+
+async def get(port: int, path: str, host: str = SERVICE, *, timeout_s: float = 10.0) -> tuple[int, bytes]:
+    """One request on a connection of its own: status and body. Raises BenchError where there is no answer."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                answer = await reader.read()
+            finally:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+    except (OSError, TimeoutError) as error:
+        raise BenchError(f"no answer from port {port}: {error}") from error
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 "):
+        raise BenchError(f"port {port} answered {answer[:60]!r}")
+    return int(head[9:12]), body
+
+
+async def answers(port: int, path: str) -> bool:
+    try:
+        status, _ = await get(port, path)
+    except BenchError:
+        return False
+    return status == 200
+
+
+def _folder(directory: Path, name: str) -> Path:
+    made = directory / name
+    made.mkdir()
+    return made

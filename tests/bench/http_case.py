@@ -1,0 +1,92 @@
+"""Runs an HttpCase: warm up, then rounds in rotated order, then what the rounds say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from tests.bench.cases import MAX_TWIN_DIFFERENCE, PEER, TWIN, US, HttpCase
+from tests.bench.fleet import Fleet, fleet
+from tests.bench.load import BenchError, Run, wrk
+from tests.bench.plan import Plan
+from tests.bench.results import Bar, Result, Row
+from tests.bench.stats import estimate, is_disturbed, ratios, rotated, verdict
+from tests.bench.traffic import wrk_script
+
+SPANS_AFTER_S = 6.0  # Envoy sends what it has every 5 s
+LEAST_SPANS_RATIO = 0.5  # queues may overflow while the sink shares its core with the load
+
+Runs = Mapping[str, Sequence[Run]]
+
+
+async def run(case: HttpCase, plan: Plan) -> Result:
+    """One measurement of the case. Raises BenchError."""
+    async with fleet(plan.only(case.quick_proxies if plan.is_quick else case.proxies), logs=case.logs) as running:
+        names = list(running.proxies)
+        script = running.directory / "requests.lua"
+        script.write_text(wrk_script(case.traffic.requests()))
+        runs: dict[str, list[Run]] = {name: [] for name in names}
+        for name in names:
+            await _one(running, name, case, plan.warm_up_s)
+        for number in range(plan.rounds):
+            for name in rotated(names, number):
+                runs[name].append(await _one(running, name, case, plan.run_s))
+        if case.traffic.sampled_ratio:
+            await _check_spans(running, runs, case.traffic.sampled_ratio)
+    return judge(case, runs)
+
+
+async def _one(running: Fleet, name: str, case: HttpCase, seconds: int) -> Run:
+    proxy = running.proxies[name]
+    try:
+        return await wrk(proxy.port, proxy.pid, running.directory / "requests.lua", seconds, case.connections)
+    except BenchError as error:
+        raise BenchError(f"{case.name}, {name}: {error}") from error
+
+
+async def _check_spans(running: Fleet, runs: Runs, sampled_ratio: float) -> None:
+    """A proxy that should have traced and did not was measured without its tracing. Raises BenchError."""
+    await asyncio.sleep(SPANS_AFTER_S)
+    spans = await running.spans()
+    print(spans, {n: sum(r.requests for r in rs) for n, rs in runs.items()})
+    for name in (US, PEER):
+        expected = sum(run.requests for run in runs.get(name, ())) * sampled_ratio
+        if spans.get(name, 0) < expected * LEAST_SPANS_RATIO:
+            raise BenchError(f"{name} sent {spans.get(name, 0)} spans where {expected:.0f} requests were sampled")
+
+
+def judge(case: HttpCase, runs: Runs) -> Result:
+    """What the rounds say."""
+
+    def each(name: str, figure: str) -> list[float]:
+        return [getattr(run, figure) for run in runs[name]]
+
+    rows = []
+    for name, rounds in runs.items():
+        has_peer = PEER in runs and name != PEER
+        row = Row(
+            name,
+            cpu_us=median(each(name, "cpu_us")),
+            user_us=median(each(name, "user_us")),
+            system_us=median(each(name, "system_us")),
+            requests_per_s=median(run.requests / run.seconds for run in rounds),
+            busy_ratio=median(each(name, "busy_ratio")),
+            p50_us=median(each(name, "p50_us")),
+            p99_us=median(each(name, "p99_us")),
+            ratio=estimate(ratios(each(name, "cpu_us"), each(PEER, "cpu_us")) if has_peer else ()),
+            p50_ratio=estimate(ratios(each(name, "p50_us"), each(PEER, "p50_us")) if has_peer else ()),
+            p99_ratio=estimate(ratios(each(name, "p99_us"), each(PEER, "p99_us")) if has_peer else ()),
+        )
+        rows.append(row)
+    ours = next(row for row in rows if row.name == US)
+    twin = next((row for row in rows if row.name == TWIN), None)
+    return Result(
+        case.name,
+        case.what,
+        tuple(rows),
+        bars=(Bar("CPU per request, ratio to Envoy", case.bar, ours.ratio, verdict(ours.ratio, case.bar)),),
+        is_disturbed=twin is not None and is_disturbed(twin.ratio.median, MAX_TWIN_DIFFERENCE),
+        twin_difference=0.0 if twin is None else abs(twin.ratio.median - 1.0),
+        notes=() if twin is None else (f"Envoy to its twin: {twin.ratio.median:.3f}",),
+    )

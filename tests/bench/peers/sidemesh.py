@@ -1,0 +1,69 @@
+"""Our sidecar, with the same features on as Envoy has, from one configuration file: caller's side, one process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from tests.bench.peers import RETRIES, SPANS_PER_BATCH, TIMEOUT_S, WEIGHTS, Command, Site
+from tests.bench.traffic import ROUTES, SERVICE
+
+
+def command(site: Site) -> Command:
+    """Write its configuration."""
+    path = site.directory / "sidecar.yaml"
+    settings: dict[str, Any] = {
+        "service": "caller",
+        "outbound": f"127.0.0.1:{site.port}",
+        "inbound": "127.0.0.1:0",
+        "admin": f"127.0.0.1:{site.admin_port}",
+        "trace-ratio": 0.01,
+        "services": {SERVICE: endpoints(site)},
+        "routes": [route()],
+    }
+    if site.access_log is not None:
+        settings |= {"access-log": "all", "access-log-format": "json", "access-log-path": str(site.access_log)}
+    path.write_text(json.dumps(settings))  # JSON is YAML
+    env = {
+        "OTEL_SERVICE_NAME": site.name,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{site.otlp_http}",
+        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": str(SPANS_PER_BATCH),
+    }
+    words = [sys.executable, "-m", "mesh.cli.main", "sidecar", "--config", path, "--log-level", "warning"]
+    return Command(words, env)
+
+
+def endpoints(site: Site) -> list[dict[str, Any]]:
+    """All upstreams, with their versions."""
+    return [
+        {"id": f"{version}-{port}", "address": "127.0.0.1", "port": port, "version": version}
+        for version, ports in site.versions.items()
+        for port in ports
+    ]
+
+
+def route(service: str = SERVICE, name: str = SERVICE, rules: int = ROUTES) -> dict[str, Any]:
+    """An HTTPRoute with a rule for each prefix, each of them split between the versions."""
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": name},
+        "spec": {
+            "parentRefs": [{"kind": "Service", "group": "", "name": service}],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": f"/r{i}"}}],
+                    "backendRefs": [_backend(service, version, weight) for version, weight in WEIGHTS.items()],
+                    "timeouts": {"request": f"{TIMEOUT_S}s"},
+                    "retry": {"codes": [502, 503, 504], "attempts": RETRIES},
+                }
+                for i in range(rules)
+            ],
+        },
+    }
+
+
+def _backend(service: str, version: str, weight: int) -> dict[str, Any]:
+    subset = {"group": "mesh.sidemesh.dev", "kind": "Subset", "name": version}
+    return {"name": service, "weight": weight, "filters": [{"type": "ExtensionRef", "extensionRef": subset}]}

@@ -1,0 +1,42 @@
+"""How much is measured: the full bench, the quick one, or what the command line says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tests.bench.cases import US
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``deadline_s`` (monotonic): when it is past, nothing is repeated and what was not begun is not run."""
+
+    rounds: int
+    run_s: int
+    """Whole seconds: wrk knows no others."""
+    warm_up_s: int
+    deadline_s: float
+    is_quick: bool = False
+    proxies: tuple[str, ...] = field(default=())
+    """Only these; empty: all of the case."""
+
+    @classmethod
+    def full(cls) -> Plan:
+        """At least seven rounds, within 20 minutes."""
+        return cls(rounds=7, run_s=2, warm_up_s=1, deadline_s=time.monotonic() + 18.5 * 60)
+
+    @classmethod
+    def quick(cls) -> Plan:
+        """A rough answer, within about three minutes."""
+        return cls(rounds=3, run_s=1, warm_up_s=1, deadline_s=time.monotonic() + 3 * 60, is_quick=True)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline_s - time.monotonic()
+
+    def only(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those of ``names`` that are to be measured; we always are."""
+        return tuple(name for name in names if not self.proxies or name in self.proxies or name == US)

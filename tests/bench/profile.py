@@ -1,0 +1,46 @@
+"""Where a sidecar's time goes: perf, while wrk drives it. Needs perf and the right to use it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+
+from tests.bench.cases import US, HttpCase
+from tests.bench.fleet import fleet
+from tests.bench.load import BenchError, wrk
+from tests.bench.traffic import wrk_script
+
+SECONDS = 5
+LINES = 60
+
+
+async def profile(case: HttpCase) -> str:
+    """The report of ``perf``: shares of processor time by program part. Raises BenchError."""
+    perf = shutil.which("perf")
+    if perf is None:
+        raise BenchError("perf is absent: sudo apt-get install linux-perf")
+    async with fleet((US,), logs=case.logs) as running:
+        script = running.directory / "requests.lua"
+        script.write_text(wrk_script(case.traffic.requests()))
+        proxy = running.proxies[US]
+        await wrk(proxy.port, proxy.pid, script, 1, case.connections)
+        data = running.directory / "perf.data"
+        options = ("-q", "-e", "cpu-clock", "-F", "997", "-o", data, "-p", str(proxy.pid))
+        recorder = await asyncio.create_subprocess_exec(
+            perf, "record", *options, "--", "sleep", str(SECONDS), stderr=asyncio.subprocess.PIPE
+        )
+        await wrk(proxy.port, proxy.pid, script, SECONDS, case.connections)
+        _, errors = await recorder.communicate()
+        if recorder.returncode:
+            raise BenchError(f"perf record failed: {errors.decode(errors='replace')[-500:]}")
+        parts = []
+        for sort in ("dso", "dso,symbol"):
+            child = await asyncio.create_subprocess_exec(
+                *(perf, "report", "--stdio", "-i", data, "--sort", sort, "--percent-limit", "0.5"),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            output, _ = await child.communicate()
+            lines = [line for line in output.decode(errors="replace").splitlines() if line and line[0] != "#"]
+            parts.append("\n".join(lines[:LINES]))
+    return "\n\n".join(parts)

@@ -1,0 +1,110 @@
+"""Leaving without losing a request: in which order, what is waited for, and for how long at most."""
+
+import asyncio
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from mesh.model.name import Name
+from tests.support.control import FakeSidecar
+from tests.support.fleet import Answer, Fleet, SidecarProcess, get
+from tests.support.process import until
+
+pytestmark = pytest.mark.e2e
+
+PAY = Name("default", "pay")
+
+
+async def test_a_leaving_instance_is_told_of_first_and_stops_last(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        control = await fleet.control()
+        pay = fleet.run("pay", label="pay-1")
+        caller = await fleet.sidecar("caller")
+        await caller.until_usable("pay", 1)
+        assert (await ask(pay)).connection != "close"
+        async with FakeSidecar(control.address, "watcher") as watcher, asyncio.TaskGroup() as group:
+            await watcher.connect()
+            await watcher.accept()
+            await watcher.sees(PAY, "pay-1")
+            held = group.create_task(get(caller.url("/hold"), {"host": "pay"}))
+            await until(partial(under_way, pay, 1), what="the held request")
+
+            # (1) marked as leaving: callers take it out at once ...
+            pay.process.signal(signal.SIGTERM)
+            await until(partial(usable, caller, 0), what="the caller to take note")
+            refused = await get(caller.url(), {"host": "pay"})
+            assert (refused.status, refused.flag) == (503, "UH")
+            # ... (2) it still takes what comes, and asks to close; (3) as long as somebody may still send here.
+            await pay.process.until_logged("1 sidecars may still send here")
+            answer = await ask(pay)
+            assert (answer.status, answer.connection) == (200, "close")
+            await watcher.sees(PAY)
+
+            # (4) what is in flight is finished, before (5) the program is told.
+            assert (await ask(pay)).status == 200
+            assert "SIGTERM" not in pay.process.output()
+            assert not held.done()
+            assert (await ask(pay, "/release")).status == 200
+            assert (await held).status == 200
+        assert await pay.process.wait() == 0
+        assert "ended in order" in pay.process.output()
+        assert "draining: 0 exchanges" not in pay.process.output()
+        # (6) deregistered: nobody is left.
+        await until(partial(usable, caller, 0), what="nothing to be left")
+
+
+async def test_a_watcher_that_never_answers_holds_a_drain_no_longer_than_drain_s(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        control = await fleet.control()
+        pay = await fleet.instance("pay", "--drain-s", "1.5", label="pay-1")
+        await until(lambda: "registered as" in pay.sidecar.process.output(), what="registration")
+        async with FakeSidecar(control.address, "silent") as silent:
+            await silent.connect()
+            await silent.accept()
+            await silent.sees(PAY, "pay-1")
+            began = time.monotonic()
+            pay.sidecar.process.signal(signal.SIGTERM)
+            assert await pay.sidecar.process.wait() == 0
+            assert 1.4 < time.monotonic() - began < 5
+        assert "not everybody has taken note within 1.5 s" in pay.sidecar.process.output()
+
+
+async def test_without_a_control_server_quiet_is_waited_for_and_calls_in_flight_are_finished(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        program, port = await fleet.program("pay")
+        alone = await fleet.sidecar("pay", "--port", str(port))
+        services = str(fleet.services_file(pay=alone.inbound))
+        caller = await fleet.sidecar("caller", "--services", services)
+        async with asyncio.TaskGroup() as group:
+            # A mere caller finishes its calls, too.
+            held = group.create_task(get(caller.url("/hold"), {"host": "pay"}))
+            await until(partial(under_way, alone, 1), what="the held request")
+            caller.process.signal(signal.SIGTERM)
+            alone.process.signal(signal.SIGTERM)
+            await alone.process.until_logged("draining")
+            answer = await ask(alone)
+            assert (answer.status, answer.connection) == (200, "close")
+            asked_s = time.monotonic()
+            assert (await ask(alone, "/release")).status == 200
+            assert (await held).status == 200
+        assert await alone.process.wait() == 0
+        assert time.monotonic() - asked_s > 1.9  # nobody came for 2 s
+        assert await caller.process.wait() == 0
+        assert program.is_running
+
+
+async def ask(sidecar: SidecarProcess, path: str = "/") -> Answer:
+    """A call to the program, as another sidecar makes it."""
+    return await get(f"http://127.0.0.1:{sidecar.inbound}{path}")
+
+
+async def under_way(sidecar: SidecarProcess, count: int) -> bool:
+    return await sidecar.metric("mesh_exchanges_under_way") >= count
+
+
+async def usable(caller: SidecarProcess, count: int) -> bool:
+    found = await caller.endpoints("pay")
+    return sum(health == "passing" for health in found.values()) == count

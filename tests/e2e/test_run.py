@@ -1,0 +1,135 @@
+"""`mesh run` as a supervisor of one program sees it: environment, exit codes, signals, ports."""
+
+import asyncio
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.support.fleet import PROGRAM, Answer, Fleet, SidecarProcess, get, patched
+from tests.support.ports import free_port
+from tests.support.process import until
+
+pytestmark = pytest.mark.e2e
+
+EXIT_7 = (sys.executable, "-c", "raise SystemExit(7)")
+SEGFAULT = (sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+TOUGH = (
+    sys.executable, "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('tough', flush=True); time.sleep(60)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [(EXIT_7, 7), (("true",), 0), (SEGFAULT, 128 + signal.SIGSEGV), (("/no/such/program",), 127), (("/etc",), 126)],
+    ids=["exit 7", "job", "signal", "absent", "not executable"],
+)
+async def test_the_end_of_the_program_is_the_end_of_the_sidecar_with_its_exit_code(
+    tmp_path: Path, program: tuple[str, ...], code: int
+) -> None:
+    async with Fleet(tmp_path) as fleet:
+        job = fleet.launch("job", verb="run", program=program)
+        assert await job.process.wait(timeout_s=20) == code, job.process.output()
+
+
+async def test_the_programs_calls_go_through_the_sidecar_and_signals_reach_it(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        env = {"NO_PROXY": "db.example", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.example:4318"}
+        pay = fleet.run("pay", "--services", str(fleet.services_file()), "--check", "/", env=env)
+        await pay.until_ready()
+        await pay.process.until(partial(is_answering, pay), what="the program behind the sidecar")
+        seen = (await ask(pay, "/environ")).told["environ"]
+        assert seen["http_proxy"] == seen["HTTP_PROXY"] == f"http://127.0.0.1:{pay.outbound}"
+        assert seen["no_proxy"] == seen["NO_PROXY"]
+        direct = set(seen["NO_PROXY"].split(","))
+        assert {"localhost", "127.0.0.1", "169.254.169.254", "collector.example", "db.example"} <= direct
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            pay.process.signal(number)
+
+        async def all_came() -> bool:
+            return set((await ask(pay, "/signals")).told["signals"]) == {"SIGHUP", "SIGUSR1", "SIGUSR2"}
+
+        await pay.process.until(all_came, what="the signals to be passed on")
+
+
+async def test_curl_in_a_wrapped_program_reaches_other_services_by_their_names(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        _, port = await fleet.program("reviews")
+        services = str(fleet.services_file(reviews=port))
+        fetch = "import urllib.request as u; print(u.urlopen('http://reviews/stars').read().decode(), flush=True)"
+        job = fleet.launch("job", "--services", services, verb="run", program=(sys.executable, "-c", fetch))
+        assert await job.process.wait(timeout_s=20) == 0
+        assert '"path": "/stars"' in job.process.output()
+
+
+async def test_sigterm_finishes_what_is_in_flight_then_stops_the_program_in_order(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        pay = await fleet.run("pay").until_ready()
+        await pay.process.until(partial(is_answering, pay), what="the program behind the sidecar")
+        async with asyncio.TaskGroup() as group:
+            held = group.create_task(ask(pay, "/hold"))
+            await pay.process.until(partial(has_under_way, pay, 1), what="the held request")
+            pay.process.signal(signal.SIGTERM)
+            await pay.process.until_logged("draining")
+            assert (await ask(pay, "/release")).status == 200
+            assert (await held).status == 200
+        assert await pay.process.wait(timeout_s=20) == 0
+        said = pay.process.output()
+        assert said.index("SIGTERM") < said.index("ended in order")
+
+
+async def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        impatient = patched("from mesh.cli import run; run.KILL_S = 0.5")
+        tough = fleet.launch("tough", "--drain-s", "0", verb="run", program=TOUGH, entry=impatient)
+        await tough.process.until_logged("tough", timeout_s=20)
+        tough.process.signal(signal.SIGTERM)
+        assert await tough.process.wait(timeout_s=20) == 128 + signal.SIGKILL
+
+
+async def test_a_taken_port_is_told_and_the_program_never_starts(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        first = await fleet.sidecar("pay")
+        for option, port in (("--outbound", first.outbound), ("--admin", first.admin)):
+            second = fleet.launch("pay", option, f"127.0.0.1:{port}", label="second", verb="run", program=("true",))
+            assert await second.process.wait(timeout_s=20) == 1
+            assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in second.process.output()
+        port = str(free_port())
+        inbound = ("--port", port, "--inbound", f"127.0.0.1:{free_port()}")
+        owner = await fleet.sidecar("pay", *inbound, label="owner")
+        third = fleet.launch("pay", *inbound, label="third")
+        assert await third.process.wait(timeout_s=20) == 1
+        assert f"cannot listen on 127.0.0.1:{owner.inbound}" in third.process.output()
+        assert "Traceback" not in third.process.output()
+        assert owner.process.is_running
+
+
+async def test_orphans_of_the_program_are_collected(tmp_path: Path) -> None:
+    # Two children of a shell that ends before them: they become ours, and end as zombies unless collected.
+    orphaning = ("sh", "-c", "(sleep 0.1 & sleep 0.1 &) ; exec " + " ".join(PROGRAM) + " $0 pay v1")
+    async with Fleet(tmp_path) as fleet:
+        port = str(free_port())
+        pay = fleet.launch("pay", "--port", port, verb="run", program=(*orphaning, port))
+        await pay.process.until_logged("serving", timeout_s=20)
+        await until(lambda: states_of_children(pay) == ["S"], what="nothing but the program to be left")
+
+
+def states_of_children(sidecar: SidecarProcess) -> list[str]:
+    children = Path(f"/proc/{sidecar.process.pid}/task/{sidecar.process.pid}/children").read_text().split()
+    return [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in children]
+
+
+async def ask(sidecar: SidecarProcess, path: str) -> Answer:
+    """A call to the program, as another sidecar makes it."""
+    return await get(f"http://127.0.0.1:{sidecar.inbound}{path}")
+
+
+async def is_answering(sidecar: SidecarProcess) -> bool:
+    return (await ask(sidecar, "/")).status == 200
+
+
+async def has_under_way(sidecar: SidecarProcess, count: int) -> bool:
+    return (await sidecar.metric("mesh_exchanges_under_way")) >= count
