@@ -20,7 +20,7 @@ protoc = $(BIN)/python -m grpc_tools.protoc -I . --python_out=$(1) --pyi_out=$(1
 with_consul = MESH_CONSUL_BIN=$$(.ci/consul) || true; export MESH_CONSUL_BIN;
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast coverage lint format protos protos-check bench fuzz consul peers lock clean
+.PHONY: help setup demo test test-fast coverage lint format docs protos protos-check bench fuzz consul peers lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ lint: setup ## ruff, formatting, types, and who may import whom
 format: setup ## let ruff format, and mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: setup ## write docs/configuration.md again from the code
+	@$(BIN)/python -m tests.tools.configuration_page > docs/.configuration.md && mv docs/.configuration.md docs/configuration.md
 
 protos: setup ## write the generated code again from protos/**/*.proto
 	$(call protoc,.)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from mesh.http.headers import Headers
 from mesh.http.outcome import BadRequest, UpstreamProtocolError
-from proxy.http1.codec import parse_trailers
+from proxy.http1.fields import parse_trailers
 
 Sink = Callable[[bytes], None]
 

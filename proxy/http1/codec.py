@@ -10,11 +10,10 @@ refused: requests with 400, responses with 502.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from http import HTTPStatus
 
-from mesh.http.headers import HOP_BY_HOP, Fields, Headers, list_members
-from mesh.http.message import KNOWN_REQUEST_FIELDS, NOT_SENT, RequestHead, ResponseHead
+from mesh.http.headers import Fields, Headers
+from mesh.http.message import RequestHead, ResponseHead
 from mesh.http.outcome import (
     BadRequest,
     ExpectationFailed,
@@ -24,94 +23,37 @@ from mesh.http.outcome import (
     UriTooLong,
     VersionNotSupported,
 )
+from proxy.http1.fields import (
+    BARE_CR_OR_LF,
+    CODING,
+    CONNECTION,
+    DEFAULT_LIMITS,
+    EXPECT,
+    HOST,
+    KNOWN,
+    LENGTH,
+    MAX_NAME_BYTES,
+    MAX_NAMES,
+    PERSISTENCE_ONLY,
+    REQUEST_NAMES,
+    RESPONSE_NAMES,
+    SAYS_NOT_SENT,
+    TOKEN_PATTERN,
+    HeadLimits,
+    apply_connection,
+    check_bytes,
+    read_length,
+)
 
-HEAD_END = b"\r\n\r\n"
-
-
-@dataclass(frozen=True, slots=True)
-class HeadLimits:
-    """How large a head may be."""
-
-    line_bytes: int = 16 * 1024  # twice what RFC 9112 §3 asks for at least; most servers take 8 to 16 KiB
-    head_bytes: int = 60 * 1024  # Envoy's max_request_headers_kb
-    count: int = 100  # Envoy's max_headers_count
-
-
-DEFAULT_LIMITS = HeadLimits()
-
-# A bare LF, or a CR that ends no line (RFC 9112 §2.2); the last byte may be a CR whose LF is yet to come.
-_BARE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_METHOD = re.compile(_TOKEN)
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 # RFC 3986 §3.2.2 without userinfo: name or IPv4, or a bracketed IPv6 address; then a port.
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-# RFC 9110 §5.5: no control characters in values, but tab. With CR and LF: a head has none but those of its line ends.
-_CONTROLS = bytes(c for c in range(32) if c != 9) + b"\x7f"
 _METHODS = frozenset(b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH CONNECT".split()) | frozenset(
     # WebDAV and its kin (IANA method registry): carried like any other, retried like none.
     b"PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT MKCALENDAR ACL BIND REBIND UNBIND".split()
     + b"LINK UNLINK PURGE QUERY".split()
 )
-# Fields that must never come as a trailer: framing, routing, authentication (RFC 9110 §6.5.1).
-_FORBIDDEN_TRAILERS = HOP_BY_HOP | frozenset(
-    b"content-length host trailer expect content-encoding content-type content-range".split()
-    + b"authorization cookie set-cookie".split()
-)
 _SLASH = 0x2F
-# Nearly every Connection field is one of these, and names no other field.
-_PERSISTENCE_ONLY = {b"keep-alive": True, b"Keep-Alive": True, b"close": False, b"Close": False}
-_MAX_LENGTH_DIGITS = 18  # below 2**63: no reader overflows
-
-_FRAMING = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
-
-# What a field is to the codec. PLAIN ones are forwarded as they are.
-_PLAIN, _HOST, _LENGTH, _CODING, _CONNECTION, _EXPECT, _DROPPED, _KNOWN, _NOT_SENT = range(9)
-_REQUEST_KINDS = {
-    **dict.fromkeys(HOP_BY_HOP, _DROPPED),
-    **dict.fromkeys(KNOWN_REQUEST_FIELDS, _KNOWN),
-    b"host": _HOST,
-    b"content-length": _LENGTH,
-    b"transfer-encoding": _CODING,
-    b"connection": _CONNECTION,
-    b"expect": _EXPECT,
-}
-_RESPONSE_KINDS = {
-    **dict.fromkeys(HOP_BY_HOP, _DROPPED),
-    b"content-length": _LENGTH,
-    b"transfer-encoding": _CODING,
-    b"connection": _CONNECTION,
-    NOT_SENT: _NOT_SENT,
-}
-_MAX_NAMES = 2048
-_MAX_NAME_BYTES = 256
-
-
-class _Names(dict[bytes, int]):
-    """What the fields of requests, or of responses, are, by their name as spelled. Learns new ones, bounded."""
-
-    def __init__(self, kinds: dict[bytes, int], error: type[BadRequest | UpstreamProtocolError]) -> None:
-        super().__init__()
-        self._kinds = kinds
-        self._error = error
-
-    def learn(self, name: bytes, line: bytes) -> int:
-        """Look at a name for the first time. Raises the error for a malformed line."""
-        if not line.startswith(name + b":") or not _METHOD.fullmatch(name):
-            message = (
-                f"malformed header field {line[:40]!r} (RFC 9112 §5: name, colon, value, nothing before the colon)"
-            )
-            raise self._error(message)
-        kind = self._kinds.get(name.lower(), _PLAIN)
-        if len(name) <= _MAX_NAME_BYTES:
-            if len(self) >= _MAX_NAMES:
-                self.clear()
-            self[name] = kind
-        return kind
-
-
-_REQUEST_NAMES = _Names(_REQUEST_KINDS, BadRequest)
-_RESPONSE_NAMES = _Names(_RESPONSE_KINDS, UpstreamProtocolError)
 
 
 def check_partial_head(data: bytes, limits: HeadLimits = DEFAULT_LIMITS, checked: int = 0) -> None:
@@ -119,7 +61,7 @@ def check_partial_head(data: bytes, limits: HeadLimits = DEFAULT_LIMITS, checked
 
     The first ``checked`` bytes are known to be good.
     """
-    if _BARE_CR_OR_LF.search(data, checked):
+    if BARE_CR_OR_LF.search(data, checked):
         message = "bare CR or LF in the head; lines end with CRLF (RFC 9112 §2.2)"
         raise BadRequest(message)
     if len(data) > limits.line_bytes and b"\r\n" not in data[: limits.line_bytes + 2]:
@@ -143,7 +85,7 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
     is_11 = version == b"HTTP/1.1"
     if method not in _METHODS:
         raise _unknown_method(method)
-    _check_bytes(head, len(lines) - 1, limits, BadRequest)
+    check_bytes(head, len(lines) - 1, limits, BadRequest)
     if not target.isascii() or not target or b"#" in target:
         message = f"request target {target[:60]!r} is none of the forms of RFC 9112 §3.2"
         raise BadRequest(message)
@@ -154,38 +96,38 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
     named: list[bytes] | None = None
     hosts = 0
     codings: list[bytes] | None = None
-    kind_of = _REQUEST_NAMES.get
+    kind_of = REQUEST_NAMES.get
     for line in lines[1:-2]:
         name, colon, value = line.partition(b":")
         kind = kind_of(name)
         if kind is None or not colon:
-            kind = _REQUEST_NAMES.learn(name, line)
+            kind = REQUEST_NAMES.learn(name, line)
         if not kind:
             plain.append(line)
             continue
         value = value.strip(b" \t")
-        if kind == _KNOWN:
+        if kind == KNOWN:
             name = name.lower()
             known[name] = known[name] + b", " + value if name in known else value
-        elif kind == _HOST:
+        elif kind == HOST:
             hosts += 1
             request.authority = value
-        elif kind == _LENGTH:
+        elif kind == LENGTH:
             if request.content_length is not None:
                 message = "more than one Content-Length (RFC 9112 §6.3)"
                 raise BadRequest(message)
-            request.content_length = _length(value, BadRequest)
-        elif kind == _CODING:
+            request.content_length = read_length(value, BadRequest)
+        elif kind == CODING:
             codings = [*(codings or ()), value]
-        elif kind == _CONNECTION:
-            if value in _PERSISTENCE_ONLY:
-                keep_alive = _PERSISTENCE_ONLY[value]
+        elif kind == CONNECTION:
+            if value in PERSISTENCE_ONLY:
+                keep_alive = PERSISTENCE_ONLY[value]
             else:
                 named = [*(named or ()), value]
-        elif kind == _EXPECT:
+        elif kind == EXPECT:
             _apply_expect(request, value, is_11=is_11)
     if named is not None:
-        keep_alive = _apply_connection(named, request.fields, known, keep_alive=keep_alive)
+        keep_alive = apply_connection(named, request.fields, known, keep_alive=keep_alive)
     if codings is not None:
         _apply_transfer_encoding(request, codings, is_11=is_11)
     elif request.content_length:
@@ -202,19 +144,6 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
     return request, keep_alive
 
 
-def _check_bytes(
-    head: bytes, line_ends: int, limits: HeadLimits, error: type[BadRequest | UpstreamProtocolError]
-) -> None:
-    """What must hold for all bytes of a head: its size, its line ends, no control characters."""
-    if len(head) > limits.head_bytes or line_ends - 2 > limits.count:
-        what = f"{limits.head_bytes} bytes" if len(head) > limits.head_bytes else f"{limits.count} header fields"
-        message = f"the head has more than {what}"
-        raise (HeadersTooLarge if error is BadRequest else error)(message)
-    if len(head.translate(None, _CONTROLS)) != len(head) - 2 * line_ends:
-        message = "bare CR, bare LF or another control character in the head (RFC 9112 §2.2, RFC 9110 §5.5)"
-        raise error(message)
-
-
 _good_authorities: set[bytes] = set()
 
 
@@ -222,7 +151,7 @@ def _check_authority(authority: bytes) -> None:
     if not _AUTHORITY.fullmatch(authority):
         message = f"Host {authority[:80]!r} is no host[:port] (RFC 9112 §3.2)"
         raise BadRequest(message)
-    if len(_good_authorities) >= _MAX_NAMES:
+    if len(_good_authorities) >= MAX_NAMES:
         _good_authorities.clear()
     _good_authorities.add(authority)
 
@@ -243,30 +172,9 @@ def _check_request_line(line: bytes, limits: HeadLimits) -> None:
 
 
 def _unknown_method(method: bytes) -> BadRequest:
-    if _METHOD.fullmatch(method) and len(method) <= 32:
+    if TOKEN_PATTERN.fullmatch(method) and len(method) <= 32:
         return NotImplementedMethod(f"method {method.decode()} is not carried by this sidecar")
     return BadRequest("malformed method (RFC 9110 §9.1)")
-
-
-def _length(value: bytes, error: type[BadRequest | UpstreamProtocolError]) -> int:
-    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
-        message = f"Content-Length {value[:40]!r} is not a number (RFC 9112 §6.2)"
-        raise error(message)
-    return int(value)
-
-
-def _apply_connection(values: list[bytes], fields: Fields, known: dict[bytes, bytes], *, keep_alive: bool) -> bool:
-    """Take out the fields that Connection names (RFC 9110 §7.6.1), but never those that frame the message.
-
-    Gives what it says of the connection's life (RFC 9112 §9.3).
-    """
-    members = set(list_members([value.lower() for value in values]))
-    named = members - _FRAMING - {b"close", b"keep-alive"}
-    if named:
-        fields.remove(named)
-        for name in named:
-            known.pop(name, None)
-    return False if b"close" in members else keep_alive or b"keep-alive" in members
 
 
 def _apply_expect(request: RequestHead, value: bytes, *, is_11: bool) -> None:
@@ -325,38 +233,38 @@ def parse_response(head: bytes, method: bytes, limits: HeadLimits = DEFAULT_LIMI
     """
     lines = head.split(b"\r\n")
     is_11, status = _status_lines.get(lines[0]) or _read_status_line(lines[0])
-    _check_bytes(head, len(lines) - 1, limits, UpstreamProtocolError)
+    check_bytes(head, len(lines) - 1, limits, UpstreamProtocolError)
     plain: list[bytes] = []
     response = ResponseHead(status, Fields(None, plain))
     keep_alive = is_11
     named: list[bytes] | None = None
     codings: list[bytes] | None = None
-    kind_of = _RESPONSE_NAMES.get
+    kind_of = RESPONSE_NAMES.get
     for line in lines[1:-2]:
         name, colon, value = line.partition(b":")
         kind = kind_of(name)
         if kind is None or not colon:
-            kind = _RESPONSE_NAMES.learn(name, line)
+            kind = RESPONSE_NAMES.learn(name, line)
         if not kind:
             plain.append(line)
             continue
         value = value.strip(b" \t")
-        if kind == _LENGTH:
+        if kind == LENGTH:
             if response.content_length is not None:
                 message = "more than one Content-Length in the answer (RFC 9112 §6.3)"
                 raise UpstreamProtocolError(message)
-            response.content_length = _length(value, UpstreamProtocolError)
-        elif kind == _CODING:
+            response.content_length = read_length(value, UpstreamProtocolError)
+        elif kind == CODING:
             codings = [*(codings or ()), value]
-        elif kind == _CONNECTION:
-            if value in _PERSISTENCE_ONLY:
-                keep_alive = _PERSISTENCE_ONLY[value]
+        elif kind == CONNECTION:
+            if value in PERSISTENCE_ONLY:
+                keep_alive = PERSISTENCE_ONLY[value]
             else:
                 named = [*(named or ()), value]
-        elif kind == _NOT_SENT:
+        elif kind == SAYS_NOT_SENT:
             response.not_sent = value == b"1"
     if named is not None:
-        keep_alive = _apply_connection(named, response.fields, {}, keep_alive=keep_alive)
+        keep_alive = apply_connection(named, response.fields, {}, keep_alive=keep_alive)
     length = response.content_length
     if length is not None and codings is None and status not in _ODD_STATUSES and method != b"HEAD":
         response.has_body = length > 0
@@ -378,8 +286,8 @@ def _read_status_line(line: bytes) -> tuple[bool, int]:
     if not digits.isdigit() or line[12:13] not in (b" ", b"") or not b"1" <= digits[:1] <= b"5":
         message = f"the answer's status is not three digits from 100 to 599: {line[:20]!r}"
         raise UpstreamProtocolError(message)
-    if len(line) <= _MAX_NAME_BYTES:
-        if len(_status_lines) >= _MAX_NAMES:
+    if len(line) <= MAX_NAME_BYTES:
+        if len(_status_lines) >= MAX_NAMES:
             _status_lines.clear()
         _status_lines[line] = is_11, int(digits)
     return is_11, int(digits)
@@ -448,20 +356,3 @@ def chunk(data: bytes) -> bytes:
 def last_chunk(trailers: Headers) -> bytes:
     """The end of a chunked body with its trailer section."""
     return b"0\r\n%b\r\n" % b"".join([b"%b: %b\r\n" % pair for pair in trailers]) if trailers else LAST_CHUNK
-
-
-def parse_trailers(section: bytes, error: type[BadRequest | UpstreamProtocolError]) -> Headers:
-    """Read a trailer section, given as its lines each ended by CRLF, the empty one left out."""
-    trailers: Headers = []
-    lines = section.split(b"\r\n")
-    if len(section.translate(None, _CONTROLS)) != len(section) - 2 * (len(lines) - 1):
-        message = "control character in the trailer section (RFC 9110 §5.5)"
-        raise error(message)
-    for line in lines[:-1]:
-        name, colon, value = line.partition(b":")
-        lower = name.lower()
-        if not colon or not _METHOD.fullmatch(name) or lower in _FORBIDDEN_TRAILERS:
-            message = f"trailer field {line[:40]!r} is malformed or may not be one (RFC 9110 §6.5.1)"
-            raise error(message)
-        trailers.append((lower, value.strip(b" \t")))
-    return trailers

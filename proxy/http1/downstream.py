@@ -21,16 +21,8 @@ from mesh.http.message import RequestHead, ResponseHead
 from mesh.http.outcome import BadRequest, ClientGone, ProxyError, RequestTimeout
 from proxy.exchange import Exchange
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader
-from proxy.http1.codec import (
-    DEFAULT_LIMITS,
-    HEAD_END,
-    HeadLimits,
-    check_partial_head,
-    chunk,
-    last_chunk,
-    parse_request,
-    response_bytes,
-)
+from proxy.http1.codec import check_partial_head, chunk, last_chunk, parse_request, response_bytes
+from proxy.http1.fields import DEFAULT_LIMITS, HEAD_END, HeadLimits
 from proxy.request_body import RequestBody
 
 if TYPE_CHECKING:

@@ -14,16 +14,8 @@ from mesh.http.headers import Headers
 from mesh.http.message import RequestHead
 from mesh.http.outcome import ProxyError, UpstreamProtocolError, UpstreamReset
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
-from proxy.http1.codec import (
-    CHUNKED,
-    DEFAULT_LIMITS,
-    HEAD_END,
-    UNTIL_CLOSE,
-    chunk,
-    last_chunk,
-    parse_response,
-    request_bytes,
-)
+from proxy.http1.codec import CHUNKED, UNTIL_CLOSE, chunk, last_chunk, parse_response, request_bytes
+from proxy.http1.fields import DEFAULT_LIMITS, HEAD_END
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from typing import Self
@@ -9,6 +10,12 @@ from typing import Self
 from mesh.tasks import Tasks
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close with RST
+
+
+def half_close(writer: asyncio.StreamWriter) -> None:
+    """Say that no more will be sent, at once. Not with write_eof(), which can end the process on uvloop."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as twin:
+        twin.shutdown(socket.SHUT_WR)
 
 
 class FaultyLink:
@@ -93,11 +100,10 @@ class FaultyLink:
                     continue
                 if is_answer and self.half_close_after is not None and passed + len(piece) > self.half_close_after:
                     writer.write(piece[: self.half_close_after - passed])
-                    writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+                    half_close(writer)
                     await self._swallow(reader)
                     return
                 passed += len(piece)
                 writer.write(piece)
                 await writer.drain()
-        with contextlib.suppress(OSError):
-            writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+        half_close(writer)

@@ -24,12 +24,14 @@ from mesh.model import policy as policy_module
 from mesh.model import validate
 from mesh.model.policy import Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
 from proxy.config import SidecarConfig
-from proxy.http1.codec import HeadLimits
+from proxy.http1.fields import HeadLimits
 from proxy.http1.downstream import ConnectionLimits
 
 PREFIX = "MESH"
 FIELDS = {"data": "data_dir", "upstream": "upstreams", "suffix": "suffixes"}
 """Options whose field of SidecarConfig has another name."""
+TOLD_MORE = ("check", "access_log")
+"""Options whose line of help leaves out what the field's docstring says."""
 
 FILE_KEYS = {
     "upstreams": "A mapping of service to local port: `upstreams: {ratings: 9001}`.",
@@ -125,13 +127,17 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def sidecar_rows() -> Iterator[tuple[str, ...]]:
     """One row for each option of ``mesh sidecar``."""
     told = docstrings(SidecarConfig)
+    defaults = {field.name: field.default for field in fields(SidecarConfig)}
     for option in sidecar.params:
         assert isinstance(option, click.Option)
         assert option.name
         flag = next(o for o in option.opts if o.startswith("--"))
         text, default = split_default(option.help or "")
         key = flag.removeprefix("--")
-        more = told.get(FIELDS.get(option.name, option.name), "")
+        field = FIELDS.get(option.name, option.name)
+        more = told.get(field, "") if option.name in TOLD_MORE else ""
+        if not default and field in defaults and isinstance(defaults[field], tuple):
+            default = f"`{' '.join(defaults[field])}`"
         known = f"`{key}`" if key in sidecar_options._KEYS and key not in FILE_KEYS else "–"
         meaning = " ".join(filter(None, (text, choices(option), more)))
         yield f"`{flag}`", f"`{PREFIX}_{option.name.upper()}`", known, default or "–", meaning

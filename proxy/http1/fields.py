@@ -1,0 +1,141 @@
+"""Header fields of HTTP/1.1: what each is to the codec, what holds for all of them, and trailers. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mesh.http.headers import HOP_BY_HOP, Fields, Headers, list_members
+from mesh.http.message import KNOWN_REQUEST_FIELDS, NOT_SENT
+from mesh.http.outcome import BadRequest, HeadersTooLarge, UpstreamProtocolError
+
+HEAD_END = b"\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """How large a head may be."""
+
+    line_bytes: int = 16 * 1024  # twice what RFC 9112 §3 asks for at least; most servers take 8 to 16 KiB
+    head_bytes: int = 60 * 1024  # Envoy's max_request_headers_kb
+    count: int = 100  # Envoy's max_headers_count
+
+
+DEFAULT_LIMITS = HeadLimits()
+
+# A bare LF, or a CR that ends no line (RFC 9112 §2.2); the last byte may be a CR whose LF is yet to come.
+BARE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+TOKEN_PATTERN = re.compile(TOKEN)
+# RFC 9110 §5.5: no control characters in values, but tab. With CR and LF: a head has none but those of its line ends.
+_CONTROLS = bytes(c for c in range(32) if c != 9) + b"\x7f"
+# Fields that must never come as a trailer: framing, routing, authentication (RFC 9110 §6.5.1).
+_FORBIDDEN_TRAILERS = HOP_BY_HOP | frozenset(
+    b"content-length host trailer expect content-encoding content-type content-range".split()
+    + b"authorization cookie set-cookie".split()
+)
+# Nearly every Connection field is one of these, and names no other field.
+PERSISTENCE_ONLY = {b"keep-alive": True, b"Keep-Alive": True, b"close": False, b"Close": False}
+_MAX_LENGTH_DIGITS = 18  # below 2**63: no reader overflows
+
+_FRAMING = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+
+# What a field is to the codec. PLAIN ones are forwarded as they are.
+PLAIN, HOST, LENGTH, CODING, CONNECTION, EXPECT, DROPPED, KNOWN, SAYS_NOT_SENT = range(9)
+_REQUEST_KINDS = {
+    **dict.fromkeys(HOP_BY_HOP, DROPPED),
+    **dict.fromkeys(KNOWN_REQUEST_FIELDS, KNOWN),
+    b"host": HOST,
+    b"content-length": LENGTH,
+    b"transfer-encoding": CODING,
+    b"connection": CONNECTION,
+    b"expect": EXPECT,
+}
+_RESPONSE_KINDS = {
+    **dict.fromkeys(HOP_BY_HOP, DROPPED),
+    b"content-length": LENGTH,
+    b"transfer-encoding": CODING,
+    b"connection": CONNECTION,
+    NOT_SENT: SAYS_NOT_SENT,
+}
+MAX_NAMES = 2048
+MAX_NAME_BYTES = 256
+
+
+class FieldNames(dict[bytes, int]):
+    """What the fields of requests, or of responses, are, by their name as spelled. Learns new ones, bounded."""
+
+    def __init__(self, kinds: dict[bytes, int], error: type[BadRequest | UpstreamProtocolError]) -> None:
+        super().__init__()
+        self._kinds = kinds
+        self._error = error
+
+    def learn(self, name: bytes, line: bytes) -> int:
+        """Look at a name for the first time. Raises the error for a malformed line."""
+        if not line.startswith(name + b":") or not TOKEN_PATTERN.fullmatch(name):
+            message = (
+                f"malformed header field {line[:40]!r} (RFC 9112 §5: name, colon, value, nothing before the colon)"
+            )
+            raise self._error(message)
+        kind = self._kinds.get(name.lower(), PLAIN)
+        if len(name) <= MAX_NAME_BYTES:
+            if len(self) >= MAX_NAMES:
+                self.clear()
+            self[name] = kind
+        return kind
+
+
+REQUEST_NAMES = FieldNames(_REQUEST_KINDS, BadRequest)
+RESPONSE_NAMES = FieldNames(_RESPONSE_KINDS, UpstreamProtocolError)
+
+
+def check_bytes(
+    head: bytes, line_ends: int, limits: HeadLimits, error: type[BadRequest | UpstreamProtocolError]
+) -> None:
+    """What must hold for all bytes of a head: its size, its line ends, no control characters."""
+    if len(head) > limits.head_bytes or line_ends - 2 > limits.count:
+        what = f"{limits.head_bytes} bytes" if len(head) > limits.head_bytes else f"{limits.count} header fields"
+        message = f"the head has more than {what}"
+        raise (HeadersTooLarge if error is BadRequest else error)(message)
+    if len(head.translate(None, _CONTROLS)) != len(head) - 2 * line_ends:
+        message = "bare CR, bare LF or another control character in the head (RFC 9112 §2.2, RFC 9110 §5.5)"
+        raise error(message)
+
+
+def read_length(value: bytes, error: type[BadRequest | UpstreamProtocolError]) -> int:
+    """The number in a Content-Length field. Raises ``error`` for anything but digits."""
+    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+        message = f"Content-Length {value[:40]!r} is not a number (RFC 9112 §6.2)"
+        raise error(message)
+    return int(value)
+
+
+def apply_connection(values: list[bytes], fields: Fields, known: dict[bytes, bytes], *, keep_alive: bool) -> bool:
+    """Take out the fields that Connection names (RFC 9110 §7.6.1), but never those that frame the message.
+
+    Gives what it says of the connection's life (RFC 9112 §9.3).
+    """
+    members = set(list_members([value.lower() for value in values]))
+    named = members - _FRAMING - {b"close", b"keep-alive"}
+    if named:
+        fields.remove(named)
+        for name in named:
+            known.pop(name, None)
+    return False if b"close" in members else keep_alive or b"keep-alive" in members
+
+
+def parse_trailers(section: bytes, error: type[BadRequest | UpstreamProtocolError]) -> Headers:
+    """Read a trailer section, given as its lines each ended by CRLF, the empty one left out."""
+    trailers: Headers = []
+    lines = section.split(b"\r\n")
+    if len(section.translate(None, _CONTROLS)) != len(section) - 2 * (len(lines) - 1):
+        message = "control character in the trailer section (RFC 9110 §5.5)"
+        raise error(message)
+    for line in lines[:-1]:
+        name, colon, value = line.partition(b":")
+        lower = name.lower()
+        if not colon or not TOKEN_PATTERN.fullmatch(name) or lower in _FORBIDDEN_TRAILERS:
+            message = f"trailer field {line[:40]!r} is malformed or may not be one (RFC 9110 §6.5.1)"
+            raise error(message)
+        trailers.append((lower, value.strip(b" \t")))
+    return trailers
