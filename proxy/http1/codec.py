@@ -86,13 +86,14 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
     if method not in _METHODS:
         raise _unknown_method(method)
     check_bytes(head, len(lines) - 1, limits, BadRequest)
-    if not target.isascii() or not target or b"#" in target:
+    if not target.isascii() or not target or b"#" in target or b"\t" in target:  # §3: some split at a tab
         message = f"request target {target[:60]!r} is none of the forms of RFC 9112 §3.2"
         raise BadRequest(message)
     plain: list[bytes] = []
     known: dict[bytes, bytes] = {}
     request = RequestHead(method, target, b"", Fields(None, plain), known)
     keep_alive = is_11
+    closes = False
     named: list[bytes] | None = None
     hosts = 0
     codings: list[bytes] | None = None
@@ -122,12 +123,15 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
         elif kind == CONNECTION:
             if value in PERSISTENCE_ONLY:
                 keep_alive = PERSISTENCE_ONLY[value]
+                closes = closes or not keep_alive
             else:
                 named = [*(named or ()), value]
         elif kind == EXPECT:
             _apply_expect(request, value, is_11=is_11)
     if named is not None:
         keep_alive = apply_connection(named, request.fields, known, keep_alive=keep_alive)
+    if closes:
+        keep_alive = False  # RFC 9112 §9.3: whatever a second Connection field says
     if codings is not None:
         _apply_transfer_encoding(request, codings, is_11=is_11)
     elif request.content_length:
@@ -237,6 +241,7 @@ def parse_response(head: bytes, method: bytes, limits: HeadLimits = DEFAULT_LIMI
     plain: list[bytes] = []
     response = ResponseHead(status, Fields(None, plain))
     keep_alive = is_11
+    closes = False
     named: list[bytes] | None = None
     codings: list[bytes] | None = None
     kind_of = RESPONSE_NAMES.get
@@ -259,12 +264,15 @@ def parse_response(head: bytes, method: bytes, limits: HeadLimits = DEFAULT_LIMI
         elif kind == CONNECTION:
             if value in PERSISTENCE_ONLY:
                 keep_alive = PERSISTENCE_ONLY[value]
+                closes = closes or not keep_alive
             else:
                 named = [*(named or ()), value]
         elif kind == SAYS_NOT_SENT:
             response.not_sent = value == b"1"
     if named is not None:
         keep_alive = apply_connection(named, response.fields, {}, keep_alive=keep_alive)
+    if closes:
+        keep_alive = False  # RFC 9112 §9.3: whatever a second Connection field says
     length = response.content_length
     if length is not None and codings is None and status not in _ODD_STATUSES and method != b"HEAD":
         response.has_body = length > 0
@@ -305,6 +313,9 @@ def _framed(
     status = response.status
     if status == 101:
         message = "the endpoint switched protocols without being asked (RFC 9110 §15.2.2)"
+        raise UpstreamProtocolError(message)
+    if status < 200 and not is_11:
+        message = f"a {status} answer in HTTP/1.0, which has none: it may mean the last one (RFC 9110 §15.2)"
         raise UpstreamProtocolError(message)
     # These have no body whatever their fields say.
     if method == b"HEAD" or status in _ODD_STATUSES:

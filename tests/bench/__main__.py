@@ -91,7 +91,9 @@ async def _one(name: str, plan: Plan) -> Result:
         try:
             result = await CASES[name](plan)
         except (BenchError, OSError, RuntimeError, TimeoutError) as error:
-            result = Result(name, "", not_run=str(error))
+            first, _, more = str(error).partition("\n")
+            print(more, file=sys.stderr, flush=True)  # a program's own last words, which may name places
+            result = Result(name, "", not_run=first)
     print(block(result), flush=True)
     return result
 

@@ -27,6 +27,7 @@ class HttpCase:
     quick_proxies: tuple[str, ...] = TRIO
     connections: int = 64
     logs: bool = False
+    trace_ratio: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,12 @@ class LowLoadCase:
     p99_bar: float = 1.2
     rate_per_s: int = 500
     samples: int = 20_000
-    quick_samples: int = 6_000
+    quick_samples: int = 1_800
 
 
 HTTP_CASES = (
     HttpCase("http1-full", "all features, keep-alive, tracing 1 %", 0.65, proxies=ALL, quick_proxies=ALL),
-    HttpCase("http1-trace-100", "the same, every request traced", 0.75, Traffic(sampled_ratio=1.0)),
+    HttpCase("http1-trace-100", "the same, every request traced", 0.75, trace_ratio=1.0),
     HttpCase("http1-log-100", "the same, every request in a JSON log", 0.65, logs=True),
     HttpCase("http1-64kib", "bodies of 64 KiB", None, Traffic(body="64kib"), ALL),
     HttpCase("http1-1mib", "bodies of 1 MiB", 1.1, Traffic(body="1mib"), ALL, connections=16),

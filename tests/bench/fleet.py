@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import sys
 import tempfile
@@ -59,7 +60,7 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(names: Sequence[str], *, logs: bool = False) -> AsyncIterator[Fleet]:
+async def fleet(names: Sequence[str], *, logs: bool = False, trace_ratio: float = 0.01) -> AsyncIterator[Fleet]:
     """Start the proxies of these names and what they need. ``logs``: each writes its access log."""
     known = peers()
     missing = absent()
@@ -82,16 +83,15 @@ async def fleet(names: Sequence[str], *, logs: bool = False) -> AsyncIterator[Fl
                 continue
             folder = _folder(directory, name)
             log = folder / "access.log" if logs else None
-            site = Site(name, folder, free_port(), free_port(), ports, otlp_http, otlp_grpc, log)
+            site = Site(name, folder, free_port(), free_port(), ports, otlp_http, otlp_grpc, trace_ratio, log)
             command = known[name](site)
             process = await stack.enter_async_context(
                 Process.start(*pinned(PROXY_CORE, *command.words), log=folder / "output.log", env=command.env)
             )
             proxies[name] = Proxy(name, process, site)
         for proxy in proxies.values():
-            await proxy.process.until(
-                lambda port=proxy.port: answers(port, "/r0/items/1"), what=f"{proxy.name} to forward", timeout_s=START_S
-            )
+            forwards = functools.partial(answers, proxy.port, "/r0/items/1")
+            await proxy.process.until(forwards, what=f"{proxy.name} to forward", timeout_s=START_S)
         yield Fleet(directory, ports, proxies, otlp_http, otlp_grpc)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from statistics import median
 
@@ -14,7 +15,7 @@ from tests.bench.results import Bar, Result, Row
 from tests.bench.stats import estimate, is_disturbed, ratios, rotated, verdict
 from tests.bench.traffic import wrk_script
 
-SPANS_AFTER_S = 6.0  # Envoy sends what it has every 5 s
+SPANS_WITHIN_S = 3.0  # both send what they have every second
 LEAST_SPANS_RATIO = 0.5  # queues may overflow while the sink shares its core with the load
 
 Runs = Mapping[str, Sequence[Run]]
@@ -22,7 +23,9 @@ Runs = Mapping[str, Sequence[Run]]
 
 async def run(case: HttpCase, plan: Plan) -> Result:
     """One measurement of the case. Raises BenchError."""
-    async with fleet(plan.only(case.quick_proxies if plan.is_quick else case.proxies), logs=case.logs) as running:
+    async with fleet(
+        plan.only(case.quick_proxies if plan.is_quick else case.proxies), logs=case.logs, trace_ratio=case.trace_ratio
+    ) as running:
         names = list(running.proxies)
         script = running.directory / "requests.lua"
         script.write_text(wrk_script(case.traffic.requests()))
@@ -32,8 +35,7 @@ async def run(case: HttpCase, plan: Plan) -> Result:
         for number in range(plan.rounds):
             for name in rotated(names, number):
                 runs[name].append(await _one(running, name, case, plan.run_s))
-        if case.traffic.sampled_ratio:
-            await _check_spans(running, runs, case.traffic.sampled_ratio)
+        await _check_spans(running, runs, case.trace_ratio)
     return judge(case, runs)
 
 
@@ -45,15 +47,19 @@ async def _one(running: Fleet, name: str, case: HttpCase, seconds: int) -> Run:
         raise BenchError(f"{case.name}, {name}: {error}") from error
 
 
-async def _check_spans(running: Fleet, runs: Runs, sampled_ratio: float) -> None:
+async def _check_spans(running: Fleet, runs: Runs, trace_ratio: float) -> None:
     """A proxy that should have traced and did not was measured without its tracing. Raises BenchError."""
-    await asyncio.sleep(SPANS_AFTER_S)
-    spans = await running.spans()
-    print(spans, {n: sum(r.requests for r in rs) for n, rs in runs.items()})
-    for name in (US, PEER):
-        expected = sum(run.requests for run in runs.get(name, ())) * sampled_ratio
-        if spans.get(name, 0) < expected * LEAST_SPANS_RATIO:
-            raise BenchError(f"{name} sent {spans.get(name, 0)} spans where {expected:.0f} requests were sampled")
+    due = {name: sum(run.requests for run in runs.get(name, ())) * trace_ratio for name in (US, PEER)}
+    deadline_s = time.monotonic() + SPANS_WITHIN_S
+    while True:
+        spans = await running.spans()
+        silent = [name for name in due if spans.get(name, 0) < due[name] * LEAST_SPANS_RATIO]
+        if not silent:
+            return
+        if time.monotonic() > deadline_s:
+            told = ", ".join(f"{name} sent {spans.get(name, 0)} spans of {due[name]:.0f}" for name in silent)
+            raise BenchError(f"tracing was not on: {told}")
+        await asyncio.sleep(0.2)
 
 
 def judge(case: HttpCase, runs: Runs) -> Result:

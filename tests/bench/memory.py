@@ -81,13 +81,13 @@ async def _at_rest(consul: Path) -> tuple[list[int], list[int]]:
         address, _ = await stack.enter_async_context(control_server(directory, core=None))
         mesh = await stack.enter_async_context(MeshClient(address, author="bench"))
         await mesh.apply(read_documents([route()]).values, Options(wait_s=0, force=True))
-        words = (sys.executable, "-m", "mesh.cli.main", "sidecar", "--service", "caller", "--control", address)
-        words += ("--consul", agent.url, "--outbound", "127.0.0.1:0", "--inbound", "127.0.0.1:0")
-        words += ("--log-level", "warning")
+        words = [sys.executable, "-m", "mesh.cli.main", "sidecar", "--service", "caller", "--control", address]
+        words += ["--consul", agent.url, "--outbound", "127.0.0.1:0", "--inbound", "127.0.0.1:0"]
+        words += ["--log-level", "warning"]
         return await _sidecar(words, 1, directory), await _sidecar(words, WORKERS, directory)
 
 
-async def _sidecar(words: tuple[str, ...], workers: int, directory: Path) -> list[int]:
+async def _sidecar(words: list[str], workers: int, directory: Path) -> list[int]:
     """After one table and one scrape."""
     admin = free_port()
     more = ("--admin", f"127.0.0.1:{admin}", "--workers", str(workers), "--instance-id", f"caller-{workers}")

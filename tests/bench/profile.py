@@ -19,7 +19,7 @@ async def profile(case: HttpCase) -> str:
     perf = shutil.which("perf")
     if perf is None:
         raise BenchError("perf is absent: sudo apt-get install linux-perf")
-    async with fleet((US,), logs=case.logs) as running:
+    async with fleet((US,), logs=case.logs, trace_ratio=case.trace_ratio) as running:
         script = running.directory / "requests.lua"
         script.write_text(wrk_script(case.traffic.requests()))
         proxy = running.proxies[US]

@@ -148,10 +148,11 @@ def _method(plan: Plan) -> str:
 - A second Envoy just like the first runs in each case. Where the two differ by more than 5 % (10 % for p99) the run
   counts as *disturbed* and is repeated once (not in a quick run); of both runs the one in which they differed less
   stands.
-- Envoy, Sidemesh and Traefik have on: ten prefix routes, a split 90/10 between two versions of five endpoints each,
-  retries, metrics and OTLP tracing to a real local backend (1 % sampled, batches of 512 spans). Envoy and Sidemesh
-  also: least request of two choices, a timeout of 15 s, request id, x-forwarded-for, via. nginx and HAProxy have the
-  routes, the split and the headers but no tracing; plain aiohttp only forwards.
+- Envoy and Sidemesh have on: ten prefix routes, a split 90/10 between two versions of five endpoints each, least
+  request of two choices, a timeout of 15 s, retries, request id, x-forwarded-for, via, metrics, and OTLP tracing to a
+  real local backend: one span for 1 % of the requests by the proxy's own decision, in batches of 512, or every second. Traefik has the
+  routes, the split, retries and metrics; nginx and HAProxy the routes, the split and the headers; none of them traces.
+  Plain aiohttp only forwards.
 - Low load: one connection, requests by the clock 500 times a second; the figure is what a proxy adds to the time
   without one.
 - Memory: resident pages. At rest: with a control stream, a Consul client and the admin pages, after one table and one

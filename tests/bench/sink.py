@@ -53,7 +53,7 @@ async def run(http_port: int, grpc_port: int) -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", http_port).start()
     server = grpc.aio.server(options=(("grpc.max_receive_message_length", 64 << 20),))
-    handler = grpc.unary_unary_rpc_method_handler(over_grpc)
+    handler: Any = grpc.unary_unary_rpc_method_handler(over_grpc)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {"Export": handler}),))
     server.add_insecure_port(f"127.0.0.1:{grpc_port}")
     await server.start()

@@ -128,7 +128,10 @@ async def test_an_endpoint_killed_in_its_answer_never_leaves_half_of_it_as_a_who
             for half in halves:
                 assert await half.is_visibly_broken(), f"{half.path} after the {dies} died"
             for answer in await asyncio.gather(*silent):
-                assert (answer.status, answer.flag) in {(503, "UC"), (502, "UC"), (503, "UF"), (503, "URX")}, (dies, answer)
+                assert (answer.status, answer.flag) in {(503, "UC"), (502, "UC"), (503, "UF"), (503, "URX")}, (
+                    dies,
+                    answer,
+                )
                 assert answer.body
             if dies == "program":
                 program, _ = await fleet.program("pay", port=port, label="pay-again")
@@ -299,7 +302,8 @@ async def test_a_collector_that_hangs_slows_no_request_and_lost_spans_are_counte
         _, port = await fleet.program("pay")
         services = ("--services", str(fleet.services_file(pay=port)), "--trace-ratio", "1")
         plain, traced = await asyncio.gather(
-            fleet.sidecar("plain", *services, label="plain"), fleet.sidecar("traced", *services, label="traced", env=env)
+            fleet.sidecar("plain", *services, label="plain"),
+            fleet.sidecar("traced", *services, label="traced", env=env),
         )
         async with fleet.load(plain, "pay", rate=50) as without, fleet.load(traced, "pay", rate=50) as load:
             await until(lambda: collector.swallowed_bytes > 0, what="spans to be sent")

@@ -92,8 +92,12 @@ async def sidecar_for(tmp_path: Path, port: int) -> AsyncIterator[SidecarProcess
     """A sidecar that knows one service, whose peak memory counts from now on."""
     async with Fleet(tmp_path) as fleet:
         caller = await fleet.sidecar("caller", "--services", str(fleet.services_file(pay=port)))
-        Path(f"/proc/{caller.process.pid}/clear_refs").write_text("5")
+        reset_peak(caller)
         yield caller
+
+
+def reset_peak(sidecar: SidecarProcess) -> None:
+    Path(f"/proc/{sidecar.process.pid}/clear_refs").write_text("5")  # proc(5)
 
 
 def peak_bytes(sidecar: SidecarProcess) -> int:

@@ -92,9 +92,7 @@ class FaultyLink:
         with contextlib.suppress(OSError):
             while piece := await reader.read(65536):
                 if self.latency_s or self.bytes_per_s:
-                    await asyncio.sleep(
-                        self.latency_s + (len(piece) / self.bytes_per_s if self.bytes_per_s else 0.0)
-                    )
+                    await asyncio.sleep(self.latency_s + (len(piece) / self.bytes_per_s if self.bytes_per_s else 0.0))
                 if self.is_blackhole:
                     self.swallowed_bytes += len(piece)
                     continue

@@ -24,8 +24,8 @@ from mesh.model import policy as policy_module
 from mesh.model import validate
 from mesh.model.policy import Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
 from proxy.config import SidecarConfig
-from proxy.http1.fields import HeadLimits
 from proxy.http1.downstream import ConnectionLimits
+from proxy.http1.fields import HeadLimits
 
 PREFIX = "MESH"
 FIELDS = {"data": "data_dir", "upstream": "upstreams", "suffix": "suffixes"}
@@ -73,28 +73,40 @@ def page() -> str:
         "# Configuration",
         "Written from the code by `make docs`; do not edit.",
         "## `mesh sidecar` and `mesh run`",
-        "A flag wins over its environment variable, that over the key in the file that `--config` names, that over the "
-        "default. Everything wrong is told in one report. Addresses are HOST:PORT; port 0 picks a free one, which is "
-        "logged and stands on the admin page. A variable for an option that may be repeated holds the values "
-        "separated by spaces.",
+        (
+            "A flag wins over its environment variable, that over the key in the file that `--config` names, that over the "
+            "default. Everything wrong is told in one report. Addresses are HOST:PORT; port 0 picks a free one, which is "
+            "logged and stands on the admin page. A variable for an option that may be repeated holds the values "
+            "separated by spaces."
+        ),
         table(("option", "variable", "key in the file", "default", "meaning"), sidecar_rows()),
-        "Besides: `CONSUL_HTTP_TOKEN`, `CONSUL_CACERT` for Consul, and the `OTEL_*` variables that "
-        "[metrics and spans](metrics-and-spans.md) lists. SIGHUP opens the access log again, for logrotate.",
+        (
+            "Besides: `CONSUL_HTTP_TOKEN`, `CONSUL_CACERT` for Consul, and the `OTEL_*` variables that "
+            "[metrics and spans](metrics-and-spans.md) lists. SIGHUP opens the access log again, for logrotate."
+        ),
         "### The file",
         "Keys are the options' names without dashes in front. Unknown keys are refused. In the file only:",
         table(("key", "meaning"), [(f"`{key}`", text) for key, text in FILE_KEYS.items()]),
         "With endpoints and routes in it a sidecar needs neither control server nor Consul:",
         f"```yaml\n# sidecar.yaml\n{EXAMPLE}```",
-        "```sh\nmkdir v2 && echo 'reviews v2' > v2/index.html\n"
-        "python3 -m http.server --bind 127.0.0.1 --directory v2 8002 &\nmesh sidecar --config sidecar.yaml &\n```",
-        "<!-- until: curl -sf http://127.0.0.1:15000/ready -->\n"
-        "```console\n$ curl -s -x http://127.0.0.1:15001 http://reviews/\n…reviews v2\n```",
-        "An endpoint in `services` (here or in the file of `--services`, which is read again when it changes) has the "
-        "keys `address`, `port`, `id`, `version`, `metadata`, `tags` and `health` (passing, warning, critical, leaving).",
+        (
+            "```sh\nmkdir v2 && echo 'reviews v2' > v2/index.html\n"
+            "python3 -m http.server --bind 127.0.0.1 --directory v2 8002 &\nmesh sidecar --config sidecar.yaml &\n```"
+        ),
+        (
+            "<!-- until: curl -sf http://127.0.0.1:15000/ready -->\n"
+            "```console\n$ curl -s -x http://127.0.0.1:15001 http://reviews/\n…reviews v2\n```"
+        ),
+        (
+            "An endpoint in `services` (here or in the file of `--services`, which is read again when it changes) has the "
+            "keys `address`, `port`, `id`, `version`, `metadata`, `tags` and `health` (passing, warning, critical, leaving)."
+        ),
         "## `mesh control`",
         table(("option", "variable", "default", "meaning"), control_rows()),
-        "Also `CONSUL_HTTP_TOKEN`. A control server and a sidecar read some variables of the same name (`MESH_DATA`, "
-        "`MESH_CONSUL`, `MESH_LOG_LEVEL`): give each its own environment.",
+        (
+            "Also `CONSUL_HTTP_TOKEN`. A control server and a sidecar read some variables of the same name (`MESH_DATA`, "
+            "`MESH_CONSUL`, `MESH_LOG_LEVEL`): give each its own environment."
+        ),
         "## Operator commands",
         table(
             ("variable", "option", "default"),
@@ -106,8 +118,10 @@ def page() -> str:
             ],
         ),
         "## ServicePolicy",
-        "Fields and their defaults as the code has them; what each means in a document stands in "
-        "[routes and policies](routes-and-policies.md#servicepolicy).",
+        (
+            "Fields and their defaults as the code has them; what each means in a document stands in "
+            "[routes and policies](routes-and-policies.md#servicepolicy)."
+        ),
         table(("setting", "default", "reason"), policy_rows()),
         "## Fixed limits",
         "No settings yet; times in seconds, sizes in bytes.",

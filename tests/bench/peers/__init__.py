@@ -20,6 +20,8 @@ class Site:
     upstreams: tuple[int, ...]
     otlp_http: int
     otlp_grpc: int
+    trace_ratio: float = 0.01
+    """The share of requests that is recorded, by the proxy's own decision."""
     access_log: Path | None = None
     """Where every request is logged; None logs none."""
 
@@ -34,6 +36,7 @@ WEIGHTS = {"v1": 90, "v2": 10}
 TIMEOUT_S = 15
 RETRIES = 2
 SPANS_PER_BATCH = 512
+SPANS_EVERY_MS = 1000
 """For every proxy that traces: what OpenTelemetry's SDKs have as default."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.bench.peers import RETRIES, SPANS_PER_BATCH, TIMEOUT_S, WEIGHTS, Command, Site
+from tests.bench.peers import RETRIES, SPANS_EVERY_MS, SPANS_PER_BATCH, TIMEOUT_S, WEIGHTS, Command, Site
 from tests.bench.traffic import ROUTES
 from tests.support.needs import TOOLS
 
@@ -55,7 +55,10 @@ def _bootstrap(site: Site) -> dict[str, Any]:
     clusters.append(
         _cluster("otlp", (site.otlp_grpc,), typed_extension_protocol_options={_HTTP_OPTIONS: http2}),
     )
-    batches = {"tracing.opentelemetry.min_flush_spans": SPANS_PER_BATCH}
+    batches = {
+        "tracing.opentelemetry.min_flush_spans": SPANS_PER_BATCH,
+        "tracing.opentelemetry.flush_interval_ms": SPANS_EVERY_MS,
+    }
     return {
         "admin": {"address": _address(site.admin_port)},
         "static_resources": {"listeners": [_listener(site)], "clusters": clusters},
@@ -74,7 +77,7 @@ def _listener(site: Site) -> dict[str, Any]:
         "route_config": {"name": "bench", "virtual_hosts": [{"name": "shop", "domains": ["*"], "routes": _routes()}]},
         "http_filters": [{"name": "envoy.filters.http.router",
                           "typed_config": {"@type": f"{_V3}.extensions.filters.http.router.v3.Router"}}],
-        "tracing": {"random_sampling": {"value": 1}, "spawn_upstream_span": True,
+        "tracing": {"random_sampling": {"value": site.trace_ratio * 100},
                     "provider": {"name": "envoy.tracers.opentelemetry", "typed_config": {
                         "@type": f"{_V3}.config.trace.v3.OpenTelemetryConfig", "service_name": site.name,
                         "grpc_service": {"envoy_grpc": {"cluster_name": "otlp"}, "timeout": "10s"}}}},

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
-from tests.bench.peers import RETRIES, SPANS_PER_BATCH, TIMEOUT_S, WEIGHTS, Command, Site
+from tests.bench.peers import RETRIES, SPANS_EVERY_MS, SPANS_PER_BATCH, TIMEOUT_S, WEIGHTS, Command, Site
 from tests.bench.traffic import ROUTES, SERVICE
 
 
@@ -18,7 +19,6 @@ def command(site: Site) -> Command:
         "outbound": f"127.0.0.1:{site.port}",
         "inbound": "127.0.0.1:0",
         "admin": f"127.0.0.1:{site.admin_port}",
-        "trace-ratio": 0.01,
         "services": {SERVICE: endpoints(site)},
         "routes": [route()],
     }
@@ -28,9 +28,21 @@ def command(site: Site) -> Command:
     env = {
         "OTEL_SERVICE_NAME": site.name,
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{site.otlp_http}",
+        "OTEL_TRACES_SAMPLER": "traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": str(site.trace_ratio),
         "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": str(SPANS_PER_BATCH),
+        "OTEL_BSP_SCHEDULE_DELAY": str(SPANS_EVERY_MS),
     }
-    words = [sys.executable, "-m", "mesh.cli.main", "sidecar", "--config", path, "--log-level", "warning"]
+    words: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "mesh.cli.main",
+        "sidecar",
+        "--config",
+        path,
+        "--log-level",
+        "warning",
+    ]
     return Command(words, env)
 
 
