@@ -23,7 +23,6 @@ from mesh.discovery.registry import CHANNEL_OPTIONS  # each channel has a connec
 from mesh.http.trace_context import Propagation
 from mesh.model.name import Name
 from mesh.model.snapshot import Snapshot
-from mesh.tasks import Tasks
 from protos.mesh.v1 import discovery_pb2, discovery_pb2_grpc
 from proxy.dataplane import Answer, DataPlane, PlaneSettings
 from proxy.feed import Feed, Identity
@@ -31,7 +30,7 @@ from proxy.recorder import Recorder
 from proxy.table import Names
 
 _SERVICE = Name("default", "caller")
-_CONNECTING_AT_ONCE = 50
+_CONNECTING_AT_ONCE = 20
 
 
 class Tally:
@@ -61,8 +60,8 @@ class NoDirectory:
 async def light(address: str, node: str, tally: Tally, gate: asyncio.Semaphore) -> None:
     """One stream that ACKs everything, until it is cancelled."""
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        stream = discovery_pb2_grpc.RoutingDiscoveryStub(channel).Stream()
         async with gate:
+            stream = discovery_pb2_grpc.RoutingDiscoveryStub(channel).Stream()
             await stream.write(discovery_pb2.DiscoveryRequest(hello=discovery_pb2.Hello(node=node)))
             push = await stream.read()
         while push is not grpc.aio.EOF:
@@ -92,12 +91,9 @@ async def main(kind: str, address: str, first: int, count: int) -> None:
     """Run until the process is ended."""
     tally = Tally(count)
     nodes = [f"{kind}-{first + number:04}" for number in range(count)]
-    tasks = Tasks("streams")
     if kind == "light":
         gate = asyncio.Semaphore(_CONNECTING_AT_ONCE)
-        for node in nodes:
-            tasks.start(light(address, node, tally, gate), node)
-        await asyncio.Event().wait()
+        await asyncio.gather(*(light(address, node, tally, gate) for node in nodes))
     _feeds = [full(address, node, tally) for node in nodes]  # kept: they run until the process ends
     await asyncio.Event().wait()
 

@@ -96,7 +96,9 @@ async def test_two_workers_are_one_sidecar(control: str, program: Program) -> No
         await admin.start()
         async with session.get(f"http://{front.addresses['admin']}/metrics") as answer:
             text = await answer.text()
-        total = sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("istio_requests_total"))
+        total = sum(
+            float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("istio_requests_total")
+        )
         assert total == before + 40
         await admin.close()
 
