@@ -96,6 +96,7 @@ class SidecarConfig:
     """HTTPRoute and ServicePolicy documents given in the configuration file itself."""
     max_connections: int = 20_000
     check_interval_s: float = 1.0
+    log_level: str = "info"
 
     @property
     def node(self) -> str:
@@ -133,6 +134,8 @@ class SidecarConfig:
             found.append(("drain-s", f"{self.drain_s} is negative"))
         if self.access_log not in {"off", "sampled", "all"}:
             found.append(("access-log", f"{self.access_log!r} is not one of off, sampled, all"))
+        if self.log_level not in {"debug", "info", "warning", "error"}:
+            found.append(("log-level", f"{self.log_level!r} is not one of debug, info, warning, error"))
         if self.access_log_format not in {"json", "text"}:
             found.append(("access-log-format", f"{self.access_log_format!r} is not one of json, text"))
         unknown = [f for f in self.trace_formats if f not in {"tracecontext", "b3", "b3multi"}]

@@ -41,7 +41,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 )
 @sidecar_options
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-def command(log_level: str | None, program: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's
+def command(program: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's
     """Run a program with a sidecar of its own.
 
     The sidecar starts first, the program once it is ready, with http_proxy set so that its calls go through the
@@ -50,8 +50,8 @@ def command(log_level: str | None, program: tuple[str, ...], **options: Any) -> 
 
     mesh run --service pay --port 8080 --version v2 -- python app.py
     """
-    configure_logging(log_level)
     config = checked_config(options)
+    configure_logging(config.log_level)
     sys.exit(uvloop.run(Runner(config, program).run()))
 
 

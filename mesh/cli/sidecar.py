@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @click.command(cls=VerbatimCommand, context_settings={"auto_envvar_prefix": "MESH"})
 @sidecar_options
-def command(log_level: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
+def command(**options: Any) -> None:  # noqa: ANN401 - click's
     """Run a sidecar beside a service.
 
     The program keeps its own port; other services reach it through --inbound, and it reaches them through
@@ -41,15 +41,15 @@ def command(log_level: str | None, **options: Any) -> None:  # noqa: ANN401 - cl
     From one file, with nothing else running:
       mesh sidecar --config sidecar.yaml
     """
-    configure_logging(log_level)
     config = checked_config(options)
+    configure_logging(config.log_level)
     sys.exit(uvloop.run(serve(config)))
 
 
-def configure_logging(level: str | None) -> None:
+def configure_logging(level: str) -> None:
     """Log lines to standard error."""
     logging.basicConfig(
-        level=(level or "info").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,12 +82,13 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
         wrong.append(Violation("service", "is missing; give --service NAME, MESH_SERVICE or service: in the file"))
         service = "unnamed"
     defaults = SidecarConfig(Name(namespace, str(service)))
+    inbound = value("inbound", Address.parse, defaults.inbound)
     services = given.get("services") if isinstance(given.get("services"), Mapping) else None
     config = SidecarConfig(
         service=Name(namespace, str(service)),
         port=value("port", int, None),
         version=value("version", str, ""),
-        inbound=value("inbound", Address.parse, defaults.inbound),
+        inbound=inbound,
         outbound=value("outbound", Address.parse, defaults.outbound),
         admin=value("admin", Address.parse, defaults.admin),
         control=value("control", lambda text: Address.parse(text, 15010), None),
@@ -94,7 +96,7 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
         upstreams=value("upstream", lambda _: _upstreams(given, namespace), {})
         or value("upstreams", lambda _: _upstreams(given, namespace), {}),
         advertise=value("advertise", lambda text: Address.parse(text, 0), None),
-        instance_id=value("instance_id", str, ""),
+        instance_id=value("instance_id", str, "") or _own_id(str(service), inbound),
         check=value("check", str, "tcp"),
         egress=value("egress", lambda text: text in ("allow", True), default=False),
         workers=value("workers", int, 1),
@@ -109,6 +111,7 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
         services=services,
         services_file=value("services_file", Path, None),
         routes=tuple(given.get("routes") or ()),
+        log_level=value("log_level", str, defaults.log_level),
     )
     try:
         config.validate()
@@ -152,6 +155,11 @@ def _upstreams(given: Mapping[str, Any], namespace: str) -> dict[Name, int]:
             raise ValueError(message)
         found[Name.parse(name, namespace)] = int(port)
     return found
+
+
+def _own_id(service: str, inbound: Address) -> str:
+    """An id for an instance whose inbound port is not known yet; "" leaves it to be made of the port."""
+    return "" if inbound.port else f"{service}-{os.uname().nodename}-{os.getpid()}"
 
 
 def _consul_url(text: str) -> str:

@@ -150,14 +150,15 @@ def _method(plan: Plan) -> str:
   stands.
 - Envoy and Sidemesh have on: ten prefix routes, a split 90/10 between two versions of five endpoints each, least
   request of two choices, a timeout of 15 s, retries, request id, x-forwarded-for, via, metrics, and OTLP tracing to a
-  real local backend: one span for 1 % of the requests by the proxy's own decision, in batches of 512, or every second. Traefik has the
-  routes, the split, retries and metrics; nginx and HAProxy the routes, the split and the headers; none of them traces.
-  Plain aiohttp only forwards.
+  real local backend: one span for 1 % of the requests by the proxy's own decision, in batches of 512 or each second.
+  Traefik has the routes, the split, retries and metrics; nginx and HAProxy the routes, the split and the headers; none
+  of them traces. Plain aiohttp only forwards.
 - Low load: one connection, requests by the clock 500 times a second; the figure is what a proxy adds to the time
   without one.
 - Memory: resident pages. At rest: with a control stream, a Consul client and the admin pages, after one table and one
   scrape. Idle connections: what 4000 of them (1000 in a quick run) add, after one request on each.
 - Push: the server on core 0, the streams on core 1; a table in which every route has changed. Weight to effect: the
-  clock runs from the call that sets the weight until the last of 100 streams has compiled the table and each of four
-  sidecars has sent its first request to the other version, with 250 requests/s through each.
+  clock runs from the call that sets the weight until the last of 100 streams (the sidecar's own feed and table,
+  in two processes) has compiled the table of 27 routes, and each of four sidecars has sent its first request to the
+  other version, with 250 requests/s through each. All of them share this machine's cores.
 """

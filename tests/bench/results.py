@@ -78,13 +78,13 @@ class Result:
     def as_json(self) -> dict[str, Any]:
         """The entry of build/bench.json. ``ci_low`` and ``ci_high`` belong to ``ratio``."""
         ours, theirs = self.row(US), self.row(PEER)
-        ratio = ours.ratio if ours else (self.bars[0].found if self.bars else NOTHING)
+        ratio = ours.ratio if ours else NOTHING
         entry: dict[str, Any] = {
             "name": self.name,
             "peer": PEER,
             "cpu_us": _number(ours.cpu_us if ours else None),
             "peer_cpu_us": _number(theirs.cpu_us if theirs else None),
-            "ratio": _number(ratio.median) if ours else None,
+            "ratio": _number(ratio.median),
             "p50_ratio": _number(ours.p50_ratio.median if ours else None),
             "p99_ratio": _number(ours.p99_ratio.median if ours else None),
             "ci_low": _number(ratio.low),

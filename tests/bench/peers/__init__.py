@@ -35,8 +35,8 @@ class Site:
 WEIGHTS = {"v1": 90, "v2": 10}
 TIMEOUT_S = 15
 RETRIES = 2
-SPANS_PER_BATCH = 512
 SPANS_EVERY_MS = 1000
+SPANS_PER_BATCH = 512
 """For every proxy that traces: what OpenTelemetry's SDKs have as default."""
 
 
