@@ -19,7 +19,6 @@ import grpc.aio
 from mesh.model.errors import InvalidError
 from mesh.model.name import Name
 from mesh.model.snapshot import NO_SNAPSHOT, Snapshot, SnapshotId
-from mesh.model.validate import validate_table
 from mesh.model.wire import decode_snapshot_id, encode_name, encode_snapshot_id, snapshot_from_push
 from mesh.tasks import Tasks
 from mesh.version import VERSION
@@ -145,7 +144,6 @@ class Feed:
             return self._ack(push, decode_snapshot_id(push.id))
         try:
             snapshot = snapshot_from_push(push, self.snapshot)
-            validate_table(resource.value for resource in snapshot.resources)
             await self._apply(snapshot)
         except InvalidError as error:
             return self._nack(push, str(error))

@@ -56,18 +56,24 @@ class CompiledRule:
 class ServiceEntry:
     """How requests for one service are routed: by its routes, or straight through to it where it has none."""
 
-    __slots__ = ("_by_port", "_matcher", "name", "passthrough")
+    __slots__ = ("_by_port", "_matcher", "_routes", "name", "passthrough")
 
     def __init__(
-        self, name: Name, passthrough: CompiledRule | None, rules: list[tuple[Route, int, CompiledRule]]
+        self, name: Name, passthrough: CompiledRule | None, routes: list[list[tuple[Route, int, CompiledRule]]]
     ) -> None:
-        """``rules``: (route, rule index, compiled rule) of every route that has the service as a parent."""
+        """``routes``: of every route that has the service as a parent, its (route, rule index, compiled rule)."""
+        rules = [rule for route in routes for rule in route]
+        self._routes = routes
         self.name = name
         self.passthrough = passthrough
         ports = {parent.port for route, _, _ in rules for parent in route.parents if parent.service == name}
         whole = [r for r in rules if _holds_for(r[0], name, None)]
         self._matcher = Matcher(whole) if whole else None
         self._by_port = {p: Matcher([r for r in rules if _holds_for(r[0], name, p)]) for p in ports if p is not None}
+
+    def is_made_of(self, routes: list[list[tuple[Route, int, CompiledRule]]]) -> bool:
+        """It was compiled from just these, so that it may serve the next table too."""
+        return len(routes) == len(self._routes) and all(a is b for a, b in zip(routes, self._routes, strict=True))
 
     def match(self, request: RequestHead, port: int | None) -> CompiledRule | None:
         """The rule that takes the request; None where routes hold and none of them does."""
@@ -90,7 +96,7 @@ class Table:
         self.id: SnapshotId = snapshot.id if snapshot else NO_SNAPSHOT
         self.hosts: dict[bytes, tuple[ServiceEntry, int | None]] = {}
         self.entries: dict[Name, ServiceEntry] = {}
-        by_parent: dict[Name, list[tuple[Route, int, CompiledRule]]] = {}
+        by_parent: dict[Name, list[list[tuple[Route, int, CompiledRule]]]] = {}
         self.backends: set[Name] = set()
         self.compiled: dict[str, list[tuple[Route, int, CompiledRule]]] = {}
         for resource in snapshot.resources if snapshot else ():
@@ -110,9 +116,12 @@ class Table:
             self.compiled[resource.digest] = compiled
             self.backends.update(ref.service for rule in route.rules for ref in rule.backend_refs)
             for service in {parent.service for parent in route.parents}:
-                by_parent.setdefault(service, []).extend(compiled)
-        for service, rules in by_parent.items():
-            self.entries[service] = ServiceEntry(service, passthrough_rule(service, cluster_for), rules)
+                by_parent.setdefault(service, []).append(compiled)
+        for service, routes in by_parent.items():
+            entry = previous.entries.get(service) if previous else None
+            if entry is None or not entry.is_made_of(routes):
+                entry = ServiceEntry(service, passthrough_rule(service, cluster_for), routes)
+            self.entries[service] = entry
 
     def remember(self, authority: bytes, entry: ServiceEntry, port: int | None) -> None:
         """Keep how an authority was understood; bounded, since clients choose what they write there."""

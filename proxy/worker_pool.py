@@ -67,6 +67,7 @@ class WorkerHandle:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(ConnectionError("the worker died"))
+                future.exception()  # whoever asked may be gone as well, and then nobody looks at it
         self._waiting.clear()
 
 

@@ -6,6 +6,9 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
+# Before anything loads gRPC: uvloop starts processes by fork(), whose child dies in gRPC's at-fork handlers now and then.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 import hypothesis
 import pytest
 import pytest_asyncio

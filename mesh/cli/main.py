@@ -12,6 +12,8 @@ from mesh.cli.verbatim import VerbatimGroup
 
 # gRPC's core writes INFO lines (GOAWAY and the like) to standard error unless told otherwise before it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+# Nothing of ours forks; a library that does would have the child die in gRPC's at-fork handlers (see mesh/child.py).
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 class Entry(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Final
 
@@ -73,8 +73,13 @@ def check(value: Route | ServicePolicy) -> list[Violation]:
     return list(_route(value) if isinstance(value, Route) else _policy(value))
 
 
-def check_table(values: Iterable[Route | ServicePolicy]) -> list[Violation]:
-    """All that is wrong with a whole table; each path starts with the resource (``HTTPRoute/reviews.rules[0]``)."""
+def check_table(
+    values: Iterable[Route | ServicePolicy], good: Mapping[int, Route | ServicePolicy] | None = None
+) -> list[Violation]:
+    """All that is wrong with a whole table; each path starts with the resource (``HTTPRoute/reviews.rules[0]``).
+
+    ``good`` holds, by identity, values that were checked before and are only looked at beside the others.
+    """
     problems: list[Violation] = []
     seen: Counter[str] = Counter()
     for value in values:
@@ -82,7 +87,8 @@ def check_table(values: Iterable[Route | ServicePolicy]) -> list[Violation]:
         seen[label] += 1
         if seen[label] == 2:
             problems.append(Violation(label, "is there more than once"))
-        problems += [Violation(f"{label}.{v.field}", v.message) for v in check(value)]
+        if good is None or id(value) not in good:
+            problems += [Violation(f"{label}.{v.field}", v.message) for v in check(value)]
     return problems
 
 

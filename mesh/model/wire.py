@@ -192,7 +192,8 @@ def snapshot_from_push(push: discovery_pb2.SnapshotPush, known: Snapshot | None 
             at = f"{_kind_word(message.kind)}/{decode_name(message.name)}" if message.name.name else f"resources[{i}]"
             problems += [Violation(f"{at}.{v.field}" if v.field else at, v.message) for v in error.violations]
     if not problems:
-        problems += check_table(resource.value for resource in resources)
+        good = {id(r.value): r.value for r in known.resources} if known else None
+        problems += check_table((resource.value for resource in resources), good)
     snapshot = make_snapshot(push.id.epoch, push.id.version, resources)
     if not problems and snapshot.id != decode_snapshot_id(push.id):
         problems.append(Violation("id.digest", f"the resources make {snapshot.id.digest}, not {push.id.digest}"))

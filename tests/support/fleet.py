@@ -27,7 +27,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from mesh.client import ChangeResult, MeshClient, MeshError, Options
+from mesh.client import ChangeResult, MeshClient, MeshError, Options, RefusedError
 from mesh.model.name import Name
 from mesh.tasks import Tasks
 from tests.support.ports import free_port, free_ports
@@ -80,7 +80,14 @@ class Control:
 
     async def set_weights(self, service: str, **weights: int) -> ChangeResult:
         async with MeshClient(self.address) as client:
-            return await client.set_weights(Name("default", service), weights, options=Options(reason="test"))
+            while True:
+                try:
+                    return await client.set_weights(Name("default", service), weights, options=Options(reason="test"))
+                except RefusedError as error:
+                    # A registry that has just started knows all instances after one lease; operators wait as well.
+                    if "has just started" not in str(error):
+                        raise
+                    await asyncio.sleep(0.2)
 
     async def until_acked(self, *nodes: str) -> None:
         """Until all of these run the newest table."""
