@@ -26,6 +26,8 @@ _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 async def chunks(sidecar: Sidecar) -> AsyncIterator[bytes]:
     """The exposition; between two chunks the loop runs."""
+    if sidecar.pool is not None:
+        await sidecar.pool.gather()
     held: list[str] = []
     size = 0
     for piece in pieces(sidecar):
@@ -71,16 +73,19 @@ def _requests(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:
     yield names.RETRIES, [((reason,), count) for reason, count in sorted(recorder.retries.items())]
     yield names.BUDGET_EXHAUSTED, [((s,), count) for s, count in sorted(recorder.budget_exhausted_of.items())]
     yield names.EJECTIONS, [((service,), count) for service, count in sorted(recorder.ejections_of.items())]
-    yield names.EXCHANGES, [((), len(sidecar.plane.exchanges))]
+    yield names.EXCHANGES, [((), _now(sidecar, "exchanges", len(sidecar.plane.exchanges)))]
     yield names.HEALTH_ANSWERS, [((), recorder.health_answers)]
     yield names.CAPPED, [(("requests",), recorder.is_capped)]
 
 
 def _upstreams(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:
     services = [(str(name), service) for name, service in sorted(sidecar.plane.services.items())]
-    yield names.UPSTREAM_CONNECTIONS, [((name,), s.usage.connections) for name, s in services]
-    yield names.UPSTREAM_ACTIVE, [((name,), s.usage.requests) for name, s in services]
-    yield names.UPSTREAM_PENDING, [((name,), s.usage.pending) for name, s in services]
+    yield (
+        names.UPSTREAM_CONNECTIONS,
+        [((name,), _now(sidecar, f"upstream {name}", s.usage.connections)) for name, s in services],
+    )
+    yield names.UPSTREAM_ACTIVE, [((name,), _now(sidecar, f"active {name}", s.usage.requests)) for name, s in services]
+    yield names.UPSTREAM_PENDING, [((name,), _now(sidecar, f"pending {name}", s.usage.pending)) for name, s in services]
     endpoints: list[Sample] = []
     for name, service in services:
         known = service.endpoints.values()
@@ -96,8 +101,19 @@ def _upstreams(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:
 
 def _listeners(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:
     opened = list(sidecar.listeners.named())
-    yield names.LISTENER_CONNECTIONS, [((name,), len(listener.connections)) for name, listener in opened]
-    yield names.REFUSED_CONNECTIONS, [((name,), listener.refused_connections) for name, listener in opened]
+    yield (
+        names.LISTENER_CONNECTIONS,
+        [((name,), _now(sidecar, f"connections {name}", len(lst.connections))) for name, lst in opened],
+    )
+    yield (
+        names.REFUSED_CONNECTIONS,
+        [((name,), _now(sidecar, f"refused {name}", lst.refused_connections)) for name, lst in opened],
+    )
+
+
+def _now(sidecar: Sidecar, gauge: str, own: int) -> float:
+    """A gauge: our own, or the sum over the workers where they carry the traffic."""
+    return own if sidecar.pool is None else sidecar.pool.gauges.get(gauge, 0)
 
 
 def _control(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:

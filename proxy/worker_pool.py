@@ -193,6 +193,11 @@ class WorkerPool:
                     future.exception()
                 else:
                     future.cancel()
+        return self.gauges
+
+    @property
+    def gauges(self) -> dict[str, float]:
+        """The sums of all gauges as last told; of times (``…_s``) the least."""
         sums: dict[str, float] = {}
         for worker in self._workers.values():
             for name, value in worker.gauges.items():

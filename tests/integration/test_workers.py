@@ -92,6 +92,10 @@ async def test_two_workers_are_one_sidecar(control: str, program: Program) -> No
         before = await counted(front)
         assert [(await get(session, front))[0] for _ in range(40)] == [200] * 40
         assert await counted(front) == before + 40
+        address = front.addresses["outbound"]
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: pay\r\n\r\n")
+        await reader.readuntil(b"hello")
         admin = AdminServer(front)
         await admin.start()
         async with session.get(f"http://{front.addresses['admin']}/metrics") as answer:
@@ -99,7 +103,9 @@ async def test_two_workers_are_one_sidecar(control: str, program: Program) -> No
         total = sum(
             float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("istio_requests_total")
         )
-        assert total == before + 40
+        assert total == before + 41
+        assert 'mesh_listener_connections{listener="outbound"} 1\n' in text
+        writer.close()
         await admin.close()
 
         # A worker that is killed is started anew; the sidecar serves on.
