@@ -86,6 +86,7 @@ class Sidecar:
         self.is_stopping = False
         self.span_batches_dropped = 0
         self._is_listening = False
+        self._to_keep: Snapshot | None = None
         self._servers: list[asyncio.Server] = []
         self._span_batches: asyncio.Queue[bytes] = asyncio.Queue(MAX_SPAN_BATCHES)
 
@@ -181,7 +182,16 @@ class Sidecar:
         """Run a pushed snapshot and keep it on disk. Raises what makes it impossible to run."""
         await self._apply(snapshot)
         if self.last_good is not None:
-            self.tasks.start(asyncio.to_thread(self.last_good.save, snapshot), f"keep table v{snapshot.id.version}")
+            is_keeping, self._to_keep = self._to_keep is not None, snapshot
+            if not is_keeping:
+                self.tasks.start(self._keep(self.last_good), "keep table")
+
+    async def _keep(self, last_good: LastGood) -> None:
+        """Write tables one at a time, so that an older one never comes last; those overtaken meanwhile are left out."""
+        while (snapshot := self._to_keep) is not None:
+            await asyncio.to_thread(last_good.save, snapshot)
+            if self._to_keep is snapshot:
+                self._to_keep = None
 
     async def _apply(self, snapshot: Snapshot | None) -> None:
         """Run a table here and in all workers; a table that one of them refuses leaves the last one everywhere."""

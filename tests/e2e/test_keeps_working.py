@@ -15,6 +15,7 @@ import pytest
 from mesh.client import MeshClient
 from mesh.model.name import Name
 from mesh.model.snapshot import Kind
+from proxy.last_good import LastGood
 from tests.support.consul import ConsulAgent
 from tests.support.control import background
 from tests.support.faults import FaultyLink
@@ -241,7 +242,13 @@ async def test_a_refused_table_and_a_full_disk_leave_the_last_good_one_running(t
         assert (await control.set_weights("pay", v1=100)).is_acked_by_all
         good = await caller.metric("mesh_table_version")
         kept = tmp_path / "caller" / "caller_caller.table"
-        await until(kept.exists, what="the table to be kept")
+        last_good = LastGood(kept.parent, "caller/caller")
+
+        def is_kept() -> bool:
+            held = last_good.load()
+            return held is not None and held.id.version == good
+
+        await until(is_kept, what="the table to be kept")
         before = kept.read_bytes()
 
         async with fleet.load(caller, "pay") as load:
