@@ -7,6 +7,7 @@ port they came in on. Inbound: other sidecars' calls to the local program.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from mesh.http.message import NOT_SENT, ResponseHead
@@ -30,7 +31,7 @@ _PASSED_ON = (b"x-forwarded-for", b"x-forwarded-host", b"proxy")
 HEALTH_PATH = b"/.well-known/sidemesh/health"
 
 
-class Listener:
+class Listener(ABC):
     """One listening socket's rules. ``is_draining``: answers say ``Connection: close``."""
 
     name = "listener"
@@ -62,13 +63,13 @@ class Listener:
         self.connections.discard(connection)
         self.plane.deadlines.connections.discard(connection)
 
+    @abstractmethod
     def route(self, exchange: Exchange) -> CompiledRule | Name:
         """The rule for a request, or the service to look up first. Raises ProxyError or LocalAnswer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def added_fields(self, exchange: Exchange, attempt: Attempt) -> list[bytes]:
         """The fields the mesh sends with an attempt, as lines without CRLF."""
-        raise NotImplementedError
 
     def finish_head(self, exchange: Exchange, head: ResponseHead) -> None:
         """Add what the mesh adds to an endpoint's answer."""
@@ -82,6 +83,7 @@ class Listener:
             exchange.downstream.close_after()
         exchange.downstream.respond(head, pieces, [], ended=True)
 
+    @abstractmethod
     def finish_refusal(self, exchange: Exchange, error: ProxyError, head: ResponseHead) -> None:
         """Add what this listener tells besides."""
 
