@@ -1,8 +1,8 @@
 """HTTP/1.1 as bytes: heads in and out, strictly framed (RFC 9112). Pure: no sockets, no clock.
 
-Heads are read by hand, one whole head at a time: one check over all of it (control characters, bare CR or LF), then
-line by line, each only as far as needed: its name says what it is, and plain fields stay the checked line they are.
-That is faster than llhttp with a callback for each field, and leaves no parser's lenience between us and the framing.
+Heads are read one whole head at a time: a splitter checks its characters and sets the lines apart that mean something
+here; plain fields stay the checked line they are. That is faster than llhttp with a callback for each field, and
+leaves no parser's lenience between us and the framing.
 Heads are always rebuilt field by field, never passed through. Whatever two readers could understand differently is
 refused: requests with 400, responses with 502.
 """
@@ -32,18 +32,17 @@ from proxy.http1.fields import (
     HOST,
     KNOWN,
     LENGTH,
-    MAX_NAME_BYTES,
-    MAX_NAMES,
     PERSISTENCE_ONLY,
-    REQUEST_NAMES,
-    RESPONSE_NAMES,
     SAYS_NOT_SENT,
-    TOKEN_PATTERN,
     HeadLimits,
     apply_connection,
-    check_bytes,
+    malformed,
     read_length,
+    request_splitter,
+    response_splitter,
+    too_large,
 )
+from proxy.http1.splitter import TOKEN_PATTERN
 
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 # RFC 3986 §3.2.2 without userinfo: name or IPv4, or a bracketed IPv6 address; then a port.
@@ -54,6 +53,7 @@ _METHODS = frozenset(b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH CONNECT".spl
     + b"LINK UNLINK PURGE QUERY".split()
 )
 _SLASH = 0x2F
+_MAX_SEEN, _MAX_SEEN_BYTES = 2048, 256  # of what is remembered of peers' choosing
 
 
 def check_partial_head(data: bytes, limits: HeadLimits = DEFAULT_LIMITS, checked: int = 0) -> None:
@@ -77,19 +77,22 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
 
     Raises BadRequest (or one of its kinds) for whatever may not be forwarded.
     """
-    lines = head.split(b"\r\n")
-    parts = lines[0].split(b" ")
-    if len(parts) != 3 or parts[2] != b"HTTP/1.1" or len(lines[0]) > limits.line_bytes:
-        _check_request_line(lines[0], limits)
+    split = request_splitter.split(head)
+    line, plain, special = (head.partition(b"\r\n")[0], [], []) if split is None else split
+    parts = line.split(b" ")
+    if len(parts) != 3 or parts[2] != b"HTTP/1.1" or len(line) > limits.line_bytes:
+        _check_request_line(line, limits)
     method, target, version = parts
     is_11 = version == b"HTTP/1.1"
     if method not in _METHODS:
         raise _unknown_method(method)
-    check_bytes(head, len(lines) - 1, limits, BadRequest)
+    if len(head) > limits.head_bytes or len(plain) + len(special) > limits.count:
+        raise too_large(head, limits, BadRequest)
+    if split is None:
+        raise malformed(head, BadRequest)
     if not target.isascii() or not target or b"#" in target or b"\t" in target:  # §3: some split at a tab
         message = f"request target {target[:60]!r} is none of the forms of RFC 9112 §3.2"
         raise BadRequest(message)
-    plain: list[bytes] = []
     known: dict[bytes, bytes] = {}
     request = RequestHead(method, target, b"", Fields(None, plain), known)
     keep_alive = is_11
@@ -97,18 +100,8 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
     named: list[bytes] | None = None
     hosts = 0
     codings: list[bytes] | None = None
-    kind_of = REQUEST_NAMES.get
-    for line in lines[1:-2]:
-        name, colon, value = line.partition(b":")
-        kind = kind_of(name)
-        if kind is None or not colon:
-            kind = REQUEST_NAMES.learn(name, line)
-        if not kind:
-            plain.append(line)
-            continue
-        value = value.strip(b" \t")
+    for kind, name, value in special:
         if kind == KNOWN:
-            name = name.lower()
             known[name] = known[name] + b", " + value if name in known else value
         elif kind == HOST:
             hosts += 1
@@ -155,7 +148,7 @@ def _check_authority(authority: bytes) -> None:
     if not _AUTHORITY.fullmatch(authority):
         message = f"Host {authority[:80]!r} is no host[:port] (RFC 9112 §3.2)"
         raise BadRequest(message)
-    if len(_good_authorities) >= MAX_NAMES:
+    if len(_good_authorities) >= _MAX_SEEN:
         _good_authorities.clear()
     _good_authorities.add(authority)
 
@@ -235,25 +228,19 @@ def parse_response(head: bytes, method: bytes, limits: HeadLimits = DEFAULT_LIMI
     Gives it, its framing (a length, CHUNKED or UNTIL_CLOSE) and whether the endpoint would keep the connection.
     Raises UpstreamProtocolError for whatever may not be forwarded.
     """
-    lines = head.split(b"\r\n")
-    is_11, status = _status_lines.get(lines[0]) or _read_status_line(lines[0])
-    check_bytes(head, len(lines) - 1, limits, UpstreamProtocolError)
-    plain: list[bytes] = []
+    split = response_splitter.split(head)
+    line, plain, special = (head.partition(b"\r\n")[0], [], []) if split is None else split
+    is_11, status = _status_lines.get(line) or _read_status_line(line)
+    if len(head) > limits.head_bytes or len(plain) + len(special) > limits.count:
+        raise too_large(head, limits, UpstreamProtocolError)
+    if split is None:
+        raise malformed(head, UpstreamProtocolError)
     response = ResponseHead(status, Fields(None, plain))
     keep_alive = is_11
     closes = False
     named: list[bytes] | None = None
     codings: list[bytes] | None = None
-    kind_of = RESPONSE_NAMES.get
-    for line in lines[1:-2]:
-        name, colon, value = line.partition(b":")
-        kind = kind_of(name)
-        if kind is None or not colon:
-            kind = RESPONSE_NAMES.learn(name, line)
-        if not kind:
-            plain.append(line)
-            continue
-        value = value.strip(b" \t")
+    for kind, _, value in special:
         if kind == LENGTH:
             if response.content_length is not None:
                 message = "more than one Content-Length in the answer (RFC 9112 §6.3)"
@@ -294,8 +281,8 @@ def _read_status_line(line: bytes) -> tuple[bool, int]:
     if not digits.isdigit() or line[12:13] not in (b" ", b"") or not b"1" <= digits[:1] <= b"5":
         message = f"the answer's status is not three digits from 100 to 599: {line[:20]!r}"
         raise UpstreamProtocolError(message)
-    if len(line) <= MAX_NAME_BYTES:
-        if len(_status_lines) >= MAX_NAMES:
+    if len(line) <= _MAX_SEEN_BYTES:
+        if len(_status_lines) >= _MAX_SEEN:
             _status_lines.clear()
         _status_lines[line] = is_11, int(digits)
     return is_11, int(digits)
@@ -343,20 +330,25 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 def request_bytes(head: RequestHead, added: list[bytes]) -> bytes:
     """A request head for the wire, rebuilt field by field, with the lines (without CRLF) that the mesh adds."""
-    lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (head.method, head.target, head.authority)]
-    lines += head.fields.lines
-    lines += added
     if head.content_length is not None:
-        lines.append(b"content-length: %d" % head.content_length)
-    elif head.has_body:
-        lines.append(b"transfer-encoding: chunked")
-    lines.append(b"expect: 100-continue\r\n\r\n" if head.expects_continue else b"\r\n")
-    return b"\r\n".join(lines)
+        framing = b"content-length: %d\r\n" % head.content_length
+    else:
+        framing = b"transfer-encoding: chunked\r\n" if head.has_body else b""
+    if head.expects_continue:
+        framing += b"expect: 100-continue\r\n"
+    return b"\r\n".join(
+        (
+            b"%b %b HTTP/1.1\r\nhost: %b" % (head.method, head.target, head.authority),
+            *head.fields.lines,
+            *added,
+            framing + b"\r\n",
+        )
+    )
 
 
-def response_bytes(head: ResponseHead, framing: list[bytes]) -> bytes:
-    """A response head for the wire; ``framing`` are lines without CRLF (length, coding, connection)."""
-    return b"\r\n".join([STATUS_LINES[head.status], *head.fields.lines, *framing, b"\r\n"])
+def response_bytes(head: ResponseHead, framing: bytes) -> bytes:
+    """A response head for the wire; ``framing`` are its last lines (length, coding, connection) and the empty one."""
+    return b"\r\n".join((STATUS_LINES[head.status], *head.fields.lines, framing))
 
 
 def chunk(data: bytes) -> bytes:

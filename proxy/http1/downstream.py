@@ -118,15 +118,15 @@ class Http1Downstream(asyncio.Protocol):
             return
         if self._reader is not None:
             self._read_body(data)
-        elif self._buffer:
-            self._buffer += data
         else:
-            self._buffer = data
+            self._buffer = self._buffer + data if self._buffer else data
         if self.exchange is None and self.is_writable:
             self._advance()
         elif len(self._buffer) > self.limits.pipelined_bytes:
             self._pause_reading()
-        self._plane.trampoline.drain()
+        trampoline = self._plane.trampoline
+        if trampoline.ready:
+            trampoline.drain()
 
     def eof_received(self) -> bool:
         """The client closed its side: as with Envoy and nginx that means it no longer waits for an answer."""
@@ -280,31 +280,25 @@ class Http1Downstream(asyncio.Protocol):
         """See DownstreamStream."""
         if self._listener.is_draining:
             self._keep_alive = False
-        framing = [] if self._keep_alive else [b"connection: close"]
-        self._chunked_answer = self._ends_by_close = False
-        if head.content_length is not None:
-            framing.append(b"content-length: %d" % head.content_length)
-        elif not self._without_body and head.has_body:
-            if self._version == b"1.1":
-                self._chunked_answer = True
-                framing.append(b"transfer-encoding: chunked")
-            else:
-                self._ends_by_close = True
-                self._keep_alive = False  # RFC 9112 §6.3: an HTTP/1.0 client reads until the end
-                framing = [b"connection: close"]
-        if self._version == b"1.0" and self._keep_alive:
-            framing.append(b"connection: keep-alive")
-        data = response_bytes(head, framing)
+        length = head.content_length
+        if length is not None and self._keep_alive and self._version == b"1.1":
+            self._chunked_answer = self._ends_by_close = False
+            data = response_bytes(head, b"content-length: %d\r\n\r\n" % length)
+        else:
+            data = response_bytes(head, self._framing(head))
         if pieces and not self._without_body:
-            data += b"".join([chunk(p) for p in pieces] if self._chunked_answer else pieces)
+            if self._chunked_answer:
+                pieces = [chunk(piece) for piece in pieces]
+            data += pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if ended and self._chunked_answer:
             data += last_chunk(trailers)
-        self._write(data)
+        if not self.transport.is_closing():  # as in _write()
+            self.transport.write(data)
 
     def send_informational(self, head: ResponseHead) -> None:
         """See DownstreamStream. RFC 9110 §15.2: never to an HTTP/1.0 client."""
         if self._version == b"1.1":
-            self._write(response_bytes(head, []))
+            self._write(response_bytes(head, b"\r\n"))
 
     def send_data(self, piece: bytes) -> None:
         """See DownstreamStream."""
@@ -359,6 +353,26 @@ class Http1Downstream(asyncio.Protocol):
             self._plane.trampoline.post(self, None)
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _framing(self, head: ResponseHead) -> bytes:
+        """The last lines of an answer's head: how its body ends and what becomes of the connection."""
+        self._chunked_answer = self._ends_by_close = False
+        lines: list[bytes] = []
+        if head.content_length is not None:
+            lines.append(b"content-length: %d\r\n" % head.content_length)
+        elif not self._without_body and head.has_body:
+            if self._version == b"1.1":
+                self._chunked_answer = True
+                lines.append(b"transfer-encoding: chunked\r\n")
+            else:
+                self._ends_by_close = True
+                self._keep_alive = False  # RFC 9112 §6.3: an HTTP/1.0 client reads until the end
+        if not self._keep_alive:
+            lines.append(b"connection: close\r\n")
+        elif self._version == b"1.0":
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
 
     def _write(self, data: bytes) -> None:
         # uvloop raises where asyncio shrugs: the connection may be gone a moment before we are told.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mesh.http.headers import HOP_BY_HOP, Fields, Headers, list_members
 from mesh.http.message import KNOWN_REQUEST_FIELDS, NOT_SENT
 from mesh.http.outcome import BadRequest, HeadersTooLarge, UpstreamProtocolError
+from proxy.http1.splitter import CONTROLS, TOKEN_PATTERN, make_splitter
 
 HEAD_END = b"\r\n\r\n"
 
@@ -25,10 +26,6 @@ DEFAULT_LIMITS = HeadLimits()
 
 # A bare LF, or a CR that ends no line (RFC 9112 §2.2); the last byte may be a CR whose LF is yet to come.
 BARE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
-TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-TOKEN_PATTERN = re.compile(TOKEN)
-# RFC 9110 §5.5: no control characters in values, but tab. With CR and LF: a head has none but those of its line ends.
-_CONTROLS = bytes(c for c in range(32) if c != 9) + b"\x7f"
 # Fields that must never come as a trailer: framing, routing, authentication (RFC 9110 §6.5.1).
 _FORBIDDEN_TRAILERS = HOP_BY_HOP | frozenset(
     b"content-length host trailer expect content-encoding content-type content-range".split()
@@ -42,7 +39,7 @@ _FRAMING = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 
 # What a field is to the codec. PLAIN ones are forwarded as they are.
 PLAIN, HOST, LENGTH, CODING, CONNECTION, EXPECT, DROPPED, KNOWN, SAYS_NOT_SENT = range(9)
-_REQUEST_KINDS = {
+REQUEST_KINDS = {
     **dict.fromkeys(HOP_BY_HOP, DROPPED),
     **dict.fromkeys(KNOWN_REQUEST_FIELDS, KNOWN),
     b"host": HOST,
@@ -51,55 +48,32 @@ _REQUEST_KINDS = {
     b"connection": CONNECTION,
     b"expect": EXPECT,
 }
-_RESPONSE_KINDS = {
+RESPONSE_KINDS = {
     **dict.fromkeys(HOP_BY_HOP, DROPPED),
     b"content-length": LENGTH,
     b"transfer-encoding": CODING,
     b"connection": CONNECTION,
     NOT_SENT: SAYS_NOT_SENT,
 }
-MAX_NAMES = 2048
-MAX_NAME_BYTES = 256
+request_splitter = make_splitter(REQUEST_KINDS)
+response_splitter = make_splitter(RESPONSE_KINDS)
 
 
-class FieldNames(dict[bytes, int]):
-    """What the fields of requests, or of responses, are, by their name as spelled. Learns new ones, bounded."""
-
-    def __init__(self, kinds: dict[bytes, int], error: type[BadRequest | UpstreamProtocolError]) -> None:
-        super().__init__()
-        self._kinds = kinds
-        self._error = error
-
-    def learn(self, name: bytes, line: bytes) -> int:
-        """Look at a name for the first time. Raises the error for a malformed line."""
-        if not line.startswith(name + b":") or not TOKEN_PATTERN.fullmatch(name):
-            message = (
-                f"malformed header field {line[:40]!r} (RFC 9112 §5: name, colon, value, nothing before the colon)"
-            )
-            raise self._error(message)
-        kind = self._kinds.get(name.lower(), PLAIN)
-        if len(name) <= MAX_NAME_BYTES:
-            if len(self) >= MAX_NAMES:
-                self.clear()
-            self[name] = kind
-        return kind
+def too_large(
+    head: bytes, limits: HeadLimits, error: type[BadRequest | UpstreamProtocolError]
+) -> BadRequest | UpstreamProtocolError:
+    """Say how a head exceeds the limits."""
+    what = f"{limits.head_bytes} bytes" if len(head) > limits.head_bytes else f"{limits.count} header fields"
+    return (HeadersTooLarge if error is BadRequest else error)(f"the head has more than {what}")
 
 
-REQUEST_NAMES = FieldNames(_REQUEST_KINDS, BadRequest)
-RESPONSE_NAMES = FieldNames(_RESPONSE_KINDS, UpstreamProtocolError)
-
-
-def check_bytes(
-    head: bytes, line_ends: int, limits: HeadLimits, error: type[BadRequest | UpstreamProtocolError]
-) -> None:
-    """What must hold for all bytes of a head: its size, its line ends, no control characters."""
-    if len(head) > limits.head_bytes or line_ends - 2 > limits.count:
-        what = f"{limits.head_bytes} bytes" if len(head) > limits.head_bytes else f"{limits.count} header fields"
-        message = f"the head has more than {what}"
-        raise (HeadersTooLarge if error is BadRequest else error)(message)
-    if len(head.translate(None, _CONTROLS)) != len(head) - 2 * line_ends:
-        message = "bare CR, bare LF or another control character in the head (RFC 9112 §2.2, RFC 9110 §5.5)"
-        raise error(message)
+def malformed(head: bytes, error: type[BadRequest | UpstreamProtocolError]) -> BadRequest | UpstreamProtocolError:
+    """Say what is wrong with a head that no splitter takes."""
+    lines = head.split(b"\r\n")
+    if len(head.translate(None, CONTROLS)) != len(head) - 2 * (len(lines) - 1):
+        return error("bare CR, bare LF or another control character in the head (RFC 9112 §2.2, RFC 9110 §5.5)")
+    bad = next((line for line in lines[1:-2] if not TOKEN_PATTERN.fullmatch(line[: max(0, line.find(b":"))])), b"")
+    return error(f"malformed header field {bad[:40]!r} (RFC 9112 §5: name, colon, value, nothing before the colon)")
 
 
 def read_length(value: bytes, error: type[BadRequest | UpstreamProtocolError]) -> int:
@@ -128,7 +102,7 @@ def parse_trailers(section: bytes, error: type[BadRequest | UpstreamProtocolErro
     """Read a trailer section, given as its lines each ended by CRLF, the empty one left out."""
     trailers: Headers = []
     lines = section.split(b"\r\n")
-    if len(section.translate(None, _CONTROLS)) != len(section) - 2 * (len(lines) - 1):
+    if len(section.translate(None, CONTROLS)) != len(section) - 2 * (len(lines) - 1):
         message = "control character in the trailer section (RFC 9110 §5.5)"
         raise error(message)
     for line in lines[:-1]:

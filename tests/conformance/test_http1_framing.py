@@ -6,7 +6,21 @@ Nothing ambiguous is ever forwarded: a refused row must not have reached the ser
 import pytest
 
 from mesh.http.outcome import UpstreamProtocolError, UpstreamReset
+from proxy.http1 import codec, fields
+from proxy.http1.splitter import IS_COMPILED, PythonSplitter
 from tests.support.dialogue import AnswerReading, Conversation
+
+
+@pytest.fixture(
+    autouse=True,
+    params=["python", pytest.param("compiled", marks=pytest.mark.skipif(not IS_COMPILED, reason="not compiled here"))],
+)
+def splitter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds with either splitter of heads."""
+    if request.param == "python":
+        monkeypatch.setattr(codec, "request_splitter", PythonSplitter(fields.REQUEST_KINDS))
+        monkeypatch.setattr(codec, "response_splitter", PythonSplitter(fields.RESPONSE_KINDS))
+
 
 H = b"Host: pay\r\n"
 POST = b"POST /p HTTP/1.1\r\n" + H

@@ -1,15 +1,21 @@
-"""The wheel holds what the program needs, and the program needs nothing that only developers install."""
+"""The wheel holds what the program needs, and the program needs nothing that only developers install; the sdist all."""
 
+import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from proxy.http1.splitter import IS_COMPILED
+
 REPO = Path(__file__).resolve().parents[2]
 PACKAGES = ("mesh", "proxy", "control", "protos")
+BESIDE = ("tests", "docs", "deploy")
+"""What of the repository only the sdist has."""
 
 # Imports every module of the unpacked wheel (argv[1]) in this environment, in which each top-level module that belongs
 # to no distribution of requirements.lock (argv[2:]) is refused.
@@ -49,21 +55,52 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", directory], cwd=REPO, check=True)
     (file,) = directory.glob("*.whl")
     with zipfile.ZipFile(file) as archive:
-        archive.extractall(directory / "unpacked")
+        archive.extractall(directory / "unpacked")  # noqa: S202 - our own
     return directory / "unpacked"
 
 
-def test_every_file_of_the_packages_is_in_the_wheel(wheel: Path) -> None:
-    def files(root: Path) -> set[Path]:
-        return {
-            path.relative_to(root)
-            for package in PACKAGES
-            for path in (root / package).rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts
-        }
+def files(root: Path, *folders: str) -> set[Path]:
+    """All files in these folders, without what Python and compilers leave there."""
+    return {
+        path.relative_to(root)
+        for folder in folders
+        for path in (root / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so"
+    }
 
-    assert files(wheel) == files(REPO)
+
+def test_every_file_of_the_packages_is_in_the_wheel(wheel: Path) -> None:
+    assert files(wheel, *PACKAGES) == files(REPO, *PACKAGES)
     assert {path.name for path in wheel.iterdir() if not path.name.endswith(".dist-info")} == set(PACKAGES)
+
+
+def test_the_sdist_has_the_packages_and_what_documents_deploys_and_tests_them(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path]
+    subprocess.run(build, cwd=REPO, check=True)
+    (file,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(file) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (root,) = (tmp_path / "unpacked").iterdir()
+    assert files(root, *PACKAGES, *BESIDE) == files(REPO, *PACKAGES, *BESIDE)
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml"} <= {path.name for path in root.iterdir()}
+
+
+@pytest.mark.parametrize("wish", ["must", "no"])
+def test_a_wheel_is_made_with_a_compiler_and_without(wish: str, tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    if wish == "must" and not IS_COMPILED:
+        pytest.skip("no C compiler, or no Python.h: sudo apt-get install gcc python3-dev && make clean setup")
+    subprocess.run(build, cwd=REPO, check=True, env=os.environ | {"MESH_COMPILE": wish})
+    (file,) = tmp_path.glob("*.whl")
+    assert file.name.endswith("-py3-none-any.whl") == (wish == "no")
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(tmp_path / "unpacked")  # noqa: S202 - our own
+    compiled = list((tmp_path / "unpacked").rglob("*.so"))
+    assert len(compiled) == (wish == "must")
+    program = "from proxy.http1 import fields; print(type(fields.request_splitter).__module__)"
+    run = [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'unpacked')!r}); {program}"]
+    done = subprocess.run(run, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ("proxy.http1._splitter" if wish == "must" else "proxy.http1.splitter")
 
 
 def test_every_module_imports_with_the_locked_runtime_dependencies_alone(wheel: Path) -> None:
