@@ -82,6 +82,16 @@ class Attempt:
         self.head = head
         self.exchange.post(self)
 
+    def on_answer(self, head: ResponseHead, body: bytes) -> None:
+        """The whole final answer, without trailers, at once; its connection is no longer this attempt's."""
+        self.head = head
+        if body:
+            self.pieces.append(body)
+            self.body_bytes = len(body)
+        self.ended = True
+        self.stream = None
+        self.exchange.post(self)
+
     def on_data(self, piece: bytes) -> None:
         """A piece of the answer's body."""
         self.body_bytes += len(piece)

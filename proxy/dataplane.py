@@ -90,7 +90,8 @@ class DataPlane:
         self.recorder = recorder
         self.record = recorder.record
         self.record_unread = recorder.record_unread
-        self.on_attempt = recorder.on_attempt
+        self.on_retry = recorder.on_retry
+        self.times_answers = recorder.times_answers
         self.propagation = propagation
         self.random = rng.random
         self._bits = rng.getrandbits

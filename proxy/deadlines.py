@@ -66,9 +66,9 @@ class Deadlines:
                 handle.cancel()
         self._timer = self._sweeper = None
 
-    def add(self, timed: Timed) -> None:
+    def add(self, timed: Timed, now: float) -> None:
         """Watch ``timed.deadline_s``; it may be moved later and set to 0.0 at will. Call again to move it earlier."""
-        if timed.deadline_s - self._clock() < NEAR_S:
+        if timed.deadline_s - now < NEAR_S:
             self._push(timed)
         else:
             self._timed.add(timed)
@@ -103,7 +103,7 @@ class Deadlines:
             if not deadline:
                 continue
             if deadline > now + 0.0005:
-                self.add(timed)
+                self.add(timed, now)
                 continue
             timed.deadline_s = 0.0
             timed.on_deadline()

@@ -1,19 +1,20 @@
 """One request to an endpoint and its answer back: read this first.
 
 ``Exchange.run`` is the request path, top to bottom. It decides and never touches body bytes: those flow between the
-two shells through ``RequestBody`` and ``Attempt``. It awaits nothing but ``event()``, so it runs without an asyncio
-task (see ``trampoline.py``); each event only says "look again", and the loops look at what they wait for. No line
-here knows a protocol version.
+two shells through ``RequestBody`` and ``Attempt``. It is a generator that yields where it has to wait and is resumed
+by the trampoline (see ``trampoline.py``), so it needs no asyncio task; each event only says "look again", and the
+loops look at what they wait for. What every request does stands in ``run`` itself, since each generator inside
+another costs every resumption again; what few do is a step of its own. No line here knows a protocol version.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator
+from typing import TYPE_CHECKING, TypeAlias
 
 from mesh.http.headers import Headers
-from mesh.http.message import RequestHead, ResponseHead
+from mesh.http.message import IDEMPOTENT_METHODS, RequestHead, ResponseHead
 from mesh.http.outcome import (
     DiscoveryUnavailable,
     ExchangeTimeout,
@@ -30,7 +31,6 @@ from mesh.http.trace_context import Trace
 from mesh.model.name import Name
 from proxy.attempt import Attempt
 from proxy.local_answer import LocalAnswer
-from proxy.trampoline import WAITING, event, foreign_await
 
 if TYPE_CHECKING:
     from proxy.dataplane import DataPlane
@@ -43,6 +43,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+STALE_CONNECTION = "stale-connection"
+
+Steps: TypeAlias = Generator[None, None, None]
+"""What a generator of the request path is: it yields to wait, and looks again when it is resumed."""
+
+_FAILURES = 500  # answers from here on say something of the endpoint's health
 _WAKE = object()
 """An event without more to say: a timer, a lookup that is done."""
 
@@ -51,7 +57,7 @@ class Exchange:
     """See the module. What is public here is read by the recorder, the explainer and the admin page."""
 
     __slots__ = (
-        "_coroutine",
+        "_steps",
         "answered",
         "attempt",
         "body",
@@ -96,33 +102,101 @@ class Exchange:
         self.trace: Trace = self.plane.propagation.extract(request.known)
         self.span_id = b""
         self.request_id = b""
-        self._coroutine: Coroutine[Any, Any, None] | None = None
+        self._steps: Steps | None = None
 
     # --- the request path -------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    def run(self) -> Steps:
         """Carry the request to an endpoint of its route's backend, and the answer back."""
+        plane, listener, request, body = self.plane, self.listener, self.request, self.body
+        usage = None
         try:
-            rule = self.listener.route(self)  # LoopDetected 508, NoRoute 404 NR, NoTable 503 NR
-            if isinstance(rule, Name):
-                rule = await self._looked_up(rule)  # NoRoute 404 NR, DiscoveryUnavailable 503 NC
-            self.rule = rule
-            self._start_deadline(rule)  # ExchangeTimeout 504 UT is thrown in from here on
-            cluster = self.cluster = self._choose(rule)  # InvalidBackend 500 NC, ZeroWeights 503 UH
+            found = listener.route(self)  # LoopDetected 508, NoRoute 404 NR, NoTable 503 NR
+            if isinstance(found, Name):
+                found = yield from self._looked_up(found)  # NoRoute 404 NR, DiscoveryUnavailable 503 NC
+            rule = self.rule = found
+            if rule.timeout_s:
+                self.deadline_s = self.started_s + rule.timeout_s
+                plane.deadlines.add(self, self.started_s)  # ExchangeTimeout 504 UT is thrown in from here on
+            backend = rule.split.only or rule.split.choose(plane.random)
+            if backend is None:
+                raise _nothing_to_choose(rule)  # InvalidBackend 500 NC, ZeroWeights 503 UH
+            cluster = self.cluster = backend.cluster
             service = cluster.service
-            if service.is_known is None:
-                await self._endpoints_known(cluster)  # DiscoveryUnavailable 503 NC
-            refusal = service.usage.refusal()
-            if refusal is not None:
-                raise _overflow(cluster, refusal)  # Overflow 503 UO
-            service.last_used_s = self.started_s
-            service.usage.requests += 1
+            if not service.is_known:
+                yield from self._endpoints_known(rule, cluster)  # InvalidBackend 500 NC, DiscoveryUnavailable 503 NC
+            if service.usage.requests >= service.usage.max_requests:
+                raise _overflow(cluster)  # Overflow 503 UO
+            usage = service.usage
+            usage.requests += 1
             service.budget.requests += 1
-            try:
-                attempt = await self._send(rule, cluster)  # NoHealthyEndpoint 503 UH, or what the last attempt met
-                await self._answer(attempt)  # UpstreamReset 503 UC where the answer breaks off
-            finally:
-                service.usage.requests -= 1
+            service.last_used_s = self.started_s
+
+            # Try endpoints until an answer stands.
+            certain = request.method not in IDEMPOTENT_METHODS and not request.is_idempotent
+            skip_pool = False
+            tried: tuple[UpstreamEndpoint, ...] = ()
+            while True:
+                endpoint = cluster.pick(plane.random, tried)
+                if endpoint is None:
+                    raise self._no_endpoint(cluster)  # NoHealthyEndpoint 503 UH, or what the last attempt met
+                attempt = self._begin_attempt(endpoint)
+                stream: UpstreamStream | None = None if skip_pool else endpoint.take(certain=certain)
+                if stream is None:
+                    yield from self._connected(attempt)
+                    stream = attempt.stream
+                if stream is not None:
+                    attempt.stream = stream
+                    added = listener.added_fields(self, attempt)
+                    if rule.per_try_s:
+                        now = plane.clock()
+                        attempt.deadline_s = now + rule.per_try_s
+                        plane.deadlines.add(attempt, now)
+                    if body is None:
+                        stream.start(attempt, request, added, b"", ended=True)
+                    else:
+                        stream.start(attempt, request, added, body.begin_attempt(), ended=body.ended)
+                        body.attach(stream)
+                    while attempt.head is None and attempt.error is None:
+                        yield
+                    if attempt.deadline_s:
+                        plane.deadlines.discard(attempt)
+                head = attempt.head
+                if plane.times_answers:
+                    attempt.answered_s = plane.clock()
+                if (
+                    head is not None
+                    and attempt.error is None
+                    and head.status < _FAILURES
+                    and head.status not in rule.retry.codes
+                    and not head.not_sent
+                ):
+                    endpoint.outlier.consecutive_failures = 0
+                    break
+                reason = self._retry_reason(rule, cluster, attempt)
+                if reason is None:
+                    if head is None or attempt.error is not None:
+                        raise attempt.error or InternalError("an attempt ended without an outcome")
+                    break
+                plane.on_retry(self, attempt, reason)
+                if reason == STALE_CONNECTION:
+                    skip_pool = True  # it says nothing of the endpoint: ask it afresh
+                else:
+                    self.retries += 1
+                    tried += (endpoint,)
+                    yield from self._backoff(rule.retry.wait_s(self.retries, plane.random))
+
+            # Commit to the answer and see it through to its end.
+            listener.finish_head(self, head)
+            self.status = head.status
+            self.answered = attempt.is_committed = True
+            self.downstream.respond(head, attempt.pieces, attempt.trailers, ended=attempt.ended)
+            if not attempt.ended:
+                self.on_downstream_writable(writable=self.downstream.is_writable)
+                while not attempt.ended:
+                    yield
+                    if attempt.error is not None:
+                        raise attempt.error  # UpstreamReset 503 UC: the answer breaks off
         except LocalAnswer as local:
             self._answer_locally(local)
         except ProxyError as error:
@@ -131,132 +205,58 @@ class Exchange:
             logger.exception("bug on the request path")
             self._refuse(InternalError(f"bug in the sidecar ({type(error).__name__}: {error}); its log has the trace"))
         finally:
+            if usage is not None:
+                usage.requests -= 1
             self._end()
-
-    def _choose(self, rule: CompiledRule) -> Cluster:
-        backend = rule.split.choose(self.plane.random)
-        if backend is None:
-            if rule.split.is_drained:
-                message = f"every backend of route {rule.label} has weight 0: it is drained; set a weight above 0"
-                raise ZeroWeights(message)
-            message = f"route {rule.label} has no backendRefs; add one"
-            raise InvalidBackend(message)
-        cluster = backend.cluster
-        if cluster.service.is_known is False:
-            message = f"route {rule.label} sends to {cluster.name}, which discovery does not know"
-            raise InvalidBackend(message)
-        return cluster
-
-    async def _send(self, rule: CompiledRule, cluster: Cluster) -> Attempt:
-        """Try endpoints until an answer stands; gives its attempt, or raises what the last one met."""
-        tried: tuple[UpstreamEndpoint, ...] = ()
-        retry, service, request = rule.retry, cluster.service, self.request
-        skip_pool = False
-        while True:
-            endpoint = cluster.pick(self.plane.random, tried)
-            if endpoint is None:
-                if self.attempt is not None and self.attempt.error is not None:
-                    raise self.attempt.error  # nobody else is left: the last outcome stands
-                raise self._no_endpoint(cluster)
-            if self.attempt is not None:
-                self._give_up(self.attempt)
-            attempt = self.attempt = Attempt(self, endpoint, self.plane.clock())
-            outcome = await self._try(attempt, rule, skip_pool=skip_pool)
-            if (
-                isinstance(outcome, UpstreamReset)
-                and attempt.reused
-                and self._may_send_again(idempotent=request.is_idempotent)
-            ):
-                skip_pool = True  # a pooled connection that had gone stale says nothing of the endpoint: ask it afresh
-                self.plane.on_attempt(self, attempt, "stale-connection")
-                continue
-            service.record(endpoint, outcome)
-            reason = None
-            if outcome.__class__ is not ResponseHead or outcome.not_sent or outcome.status in retry.codes:
-                reason = self._retry_reason(rule, cluster, outcome)
-            self.plane.on_attempt(self, attempt, reason)
-            if reason is None:
-                if isinstance(outcome, ProxyError):
-                    raise outcome
-                return attempt
-            self.retries += 1
-            tried += (endpoint,)
-            await self._backoff(retry.wait_s(self.retries, self.plane.random))
-
-    async def _try(self, attempt: Attempt, rule: CompiledRule, *, skip_pool: bool) -> ResponseHead | ProxyError:
-        """One attempt, up to its answer's head."""
-        endpoint, request, body = attempt.endpoint, self.request, self.body
-        endpoint.active += 1
-        endpoint.requests += 1
-        stream: UpstreamStream | None = None if skip_pool else endpoint.take(certain=not request.is_idempotent)
-        if stream is None:
-            try:
-                endpoint.connect_for(attempt)
-            except Overflow as error:
-                attempt.error = error
-                return error
-            while attempt.stream is None:
-                await event()
-                if attempt.error is not None:
-                    return attempt.error
-            stream = attempt.stream
-        else:
-            attempt.stream = stream
-        added = self.listener.added_fields(self, attempt)
-        if rule.per_try_s:
-            attempt.deadline_s = self.plane.clock() + rule.per_try_s
-            self.plane.deadlines.add(attempt)
-        if body is None:
-            stream.start(attempt, request, added, b"", ended=True)
-        else:
-            stream.start(attempt, request, added, body.begin_attempt(), ended=body.ended)
-            body.attach(stream)
-        while attempt.head is None and attempt.error is None:
-            await event()
-        if attempt.deadline_s:
-            self.plane.deadlines.discard(attempt)
-        return attempt.error or attempt.head or InternalError("an attempt ended without an outcome")
-
-    async def _answer(self, attempt: Attempt) -> None:
-        """Commit to the attempt's answer and see it through to its end."""
-        head, downstream = attempt.head, self.downstream
-        assert head is not None  # noqa: S101 - _send gives only attempts that were answered
-        self.listener.finish_head(self, head)
-        self.status = head.status
-        self.answered = attempt.is_committed = True
-        downstream.respond(head, attempt.pieces, attempt.trailers, ended=attempt.ended)
-        if attempt.stream is not None:
-            if downstream.is_writable:
-                attempt.stream.resume_reading()
-            else:
-                attempt.stream.pause()
-        while not attempt.ended:
-            await event()
-            if attempt.error is not None:
-                raise attempt.error
 
     # --- steps of it that are rarely taken --------------------------------------------------------------------------
 
-    async def _looked_up(self, name: Name) -> CompiledRule:
+    def _looked_up(self, name: Name) -> Generator[None, None, CompiledRule]:
         """Wait until discovery has been asked for a service seen for the first time."""
         self.plane.look_up(self, name)
-        await event()
+        yield
         rule = self.listener.route(self)
         if isinstance(rule, Name):
             message = f"discovery told of {rule} and took it back; try again"
             raise DiscoveryUnavailable(message)
         return rule
 
-    async def _endpoints_known(self, cluster: Cluster) -> None:
+    def _endpoints_known(self, rule: CompiledRule, cluster: Cluster) -> Steps:
         """Wait for the first news of a service that a route names."""
+        if cluster.service.is_known is False:
+            message = f"route {rule.label} sends to {cluster.name}, which discovery does not know"
+            raise InvalidBackend(message)
         self.plane.look_up(self, cluster.service.name)
         try:
-            await event()
+            yield
         except NoRoute as error:
             message = f"backend {cluster.name} is not known to discovery"
             raise InvalidBackend(message) from error
 
-    async def _backoff(self, wait_s: float) -> None:
+    def _begin_attempt(self, endpoint: UpstreamEndpoint) -> Attempt:
+        before = self.attempt
+        if before is not None:
+            before.endpoint.active -= 1
+            before.detach()
+            if before.deadline_s:
+                self.plane.deadlines.discard(before)
+            if self.body is not None:
+                self.body.detach()
+        attempt = self.attempt = Attempt(self, endpoint, self.started_s if before is None else self.plane.clock())
+        endpoint.active += 1
+        endpoint.requests += 1
+        return attempt
+
+    def _connected(self, attempt: Attempt) -> Steps:
+        """Wait for a connection: then the attempt has a stream, else its error."""
+        try:
+            attempt.endpoint.connect_for(attempt)
+        except Overflow as error:
+            attempt.error = error
+        while attempt.stream is None and attempt.error is None:
+            yield
+
+    def _backoff(self, wait_s: float) -> Steps:
         if wait_s <= 0.0:
             return
         over = [False]
@@ -269,13 +269,19 @@ class Exchange:
         timer = self.plane.call_later(wait_s, wake)
         try:
             while not over[0]:
-                await event()
+                yield
         finally:
             timer.cancel()
 
-    def _retry_reason(self, rule: CompiledRule, cluster: Cluster, outcome: ResponseHead | ProxyError) -> str | None:
+    def _retry_reason(self, rule: CompiledRule, cluster: Cluster, attempt: Attempt) -> str | None:
         """Why to try again; None where the outcome stands, with the response flag set if retries were used up."""
-        reason = rule.retry.reason(outcome, idempotent=self.request.is_idempotent)
+        outcome = attempt.error or attempt.head
+        assert outcome is not None  # noqa: S101 - called with the outcome of an attempt
+        idempotent = self.request.is_idempotent
+        if isinstance(outcome, UpstreamReset) and attempt.reused and self._may_send_again(idempotent=idempotent):
+            return STALE_CONNECTION
+        cluster.service.record(attempt.endpoint, outcome)
+        reason = rule.retry.reason(outcome, idempotent=idempotent)
         if reason is None or not self._may_send_again(idempotent=True):
             return None
         if self.retries >= rule.retry.attempts:
@@ -291,21 +297,15 @@ class Exchange:
     def _may_send_again(self, *, idempotent: bool) -> bool:
         return idempotent and (self.body is None or self.body.is_replayable)
 
-    def _no_endpoint(self, cluster: Cluster) -> NoHealthyEndpoint:
+    def _no_endpoint(self, cluster: Cluster) -> ProxyError:
+        if self.attempt is not None and self.attempt.error is not None:
+            return self.attempt.error  # nobody else is left: the last outcome stands
         known = len(cluster.service.endpoints)
         return NoHealthyEndpoint(
             f"no healthy endpoint in {cluster.name}: discovery tells of {known} for the service; "
             f"see /clusters on the sidecar's admin port",
             not_sent=True,
         )
-
-    def _give_up(self, attempt: Attempt) -> None:
-        attempt.endpoint.active -= 1
-        attempt.detach()
-        if attempt.deadline_s:
-            self.plane.deadlines.discard(attempt)
-        if self.body is not None:
-            self.body.detach()
 
     def _refuse(self, error: ProxyError) -> None:
         """Answer ourselves, or make a broken answer visible where one had begun."""
@@ -323,14 +323,9 @@ class Exchange:
         self.status = local.head.status
         self.downstream.respond(local.head, local.pieces, [], ended=True)
 
-    def _start_deadline(self, rule: CompiledRule) -> None:
-        if rule.timeout_s:
-            self.deadline_s = self.started_s + rule.timeout_s
-            self.plane.deadlines.add(self)
-
     def _end(self) -> None:
         """Give everything back. Never awaits."""
-        self._coroutine = None
+        self._steps = None
         attempt, body = self.attempt, self.body
         if attempt is not None:
             attempt.endpoint.active -= 1
@@ -354,7 +349,7 @@ class Exchange:
     def begin(self) -> None:
         """Run to the first wait. Called once."""
         self.plane.exchanges.add(self)
-        self._coroutine = self.run()
+        self._steps = self.run()
         self.resume(None)
 
     def post(self, what: object) -> None:
@@ -363,13 +358,14 @@ class Exchange:
 
     def resume(self, what: object) -> None:
         """See Resumable. The outermost frame of every exchange."""
-        coroutine = self._coroutine
-        if coroutine is None or (what.__class__ is Attempt and what is not self.attempt):
+        steps = self._steps
+        if steps is None or (what.__class__ is Attempt and what is not self.attempt):
             return  # over already, or news of an attempt that was given up
         try:
-            yielded = coroutine.throw(what) if isinstance(what, ProxyError) else coroutine.send(what)
-            if yielded is not WAITING:
-                coroutine.throw(foreign_await(yielded))
+            if isinstance(what, ProxyError):
+                steps.throw(what)
+            else:
+                steps.send(None)
         except StopIteration:
             pass
         except Exception:
@@ -405,5 +401,13 @@ class Exchange:
         return [] if self.body is None else self.body.trailers
 
 
-def _overflow(cluster: Cluster, refusal: str) -> Overflow:
-    return Overflow(f"{cluster.name}: {refusal}", not_sent=True)
+def _nothing_to_choose(rule: CompiledRule) -> ProxyError:
+    if rule.split.is_drained:
+        return ZeroWeights(f"every backend of route {rule.label} has weight 0: it is drained; set a weight above 0")
+    return InvalidBackend(f"route {rule.label} has no backendRefs; add one")
+
+
+def _overflow(cluster: Cluster) -> Overflow:
+    usage = cluster.service.usage
+    message = f"{usage.requests} requests in flight, limits.maxRequests is {usage.limits.max_requests}"
+    return Overflow(f"{cluster.name}: {message}", not_sent=True)

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 20_000  # at 4 KiB each 80 MiB: a flood costs that much at most
 FORWARDED_HTTP = b"x-forwarded-proto: http"
+NONE_KNOWN: dict[bytes, bytes] = {}
 _PASSED_ON = (b"x-forwarded-for", b"x-forwarded-host", b"proxy")
 HEALTH_PATH = b"/.well-known/sidemesh/health"
 
@@ -148,14 +149,19 @@ class OutboundListener(Listener):
 
     def added_fields(self, exchange: Exchange, attempt: Attempt) -> list[bytes]:
         """Via, X-Request-Id, X-Forwarded-Proto and trace context; the client is on loopback: no X-Forwarded-For."""
-        known, plane = exchange.request.known, self.plane
-        attempt.span_id = plane.propagation.outgoing_span_id(exchange.trace)
-        lines = plane.propagation.inject(exchange.trace, attempt.span_id, known)
-        lines.append(self.via_line if b"via" not in known else self._via_after(known[b"via"]))
-        request_id = exchange.request_id = known.get(b"x-request-id") or exchange.request_id or plane.new_request_id()
-        lines.append(b"x-request-id: " + request_id)
-        lines.append(FORWARDED_HTTP if b"x-forwarded-proto" not in known else _line(known, b"x-forwarded-proto"))
-        lines += [_line(known, name) for name in _PASSED_ON if name in known]
+        known, plane, trace = exchange.request.known, self.plane, exchange.trace
+        attempt.span_id = span_id = plane.propagation.outgoing_span_id(trace)
+        request_id = known.get(b"x-request-id")
+        others = len(known) - (request_id is not None) - (b"traceparent" in known)
+        request_id = exchange.request_id = request_id or exchange.request_id or plane.new_request_id()
+        lines = plane.propagation.inject(trace, span_id, known if others else NONE_KNOWN)
+        lines += (self.via_line, b"x-request-id: " + request_id, FORWARDED_HTTP)
+        if others:
+            if b"via" in known:
+                lines[-3] = self._via_after(known[b"via"])
+            if b"x-forwarded-proto" in known:
+                lines[-1] = _line(known, b"x-forwarded-proto")
+            lines += [_line(known, name) for name in _PASSED_ON if name in known]
         return lines
 
     def finish_head(self, exchange: Exchange, head: ResponseHead) -> None:

@@ -79,6 +79,8 @@ class Recorder:
         self.health_answers = 0
         self._add_span = spans.add if spans is not None else None
         self._add_line = log.add if log is not None else None
+        self.times_answers = log is not None
+        """Somebody wants to know when an attempt's answer came."""
         self._logs_all = log_mode == "all"
         self._other = RequestSeries(dict.fromkeys(ISTIO_LABELS, OTHER), self.budget)
 
@@ -149,15 +151,12 @@ class Recorder:
         ):
             self._log(exchange, ended_s)
 
-    def on_attempt(self, exchange: Exchange, attempt: Attempt, retry_reason: str | None) -> None:
-        """An attempt has an outcome, an answer's head or an error; with a reason, another one follows."""
-        if self._add_line is not None:
-            attempt.answered_s = time.monotonic()
-        if retry_reason is not None:
-            self.retries[retry_reason] += 1
-            if exchange.trace.sampled and self._add_span is not None and exchange.listener.name != INBOUND:
-                self._tell_client(exchange, attempt, attempt.error, retry_reason, time.monotonic())
-            exchange.resends += 1
+    def on_retry(self, exchange: Exchange, attempt: Attempt, reason: str) -> None:
+        """An attempt has an outcome, an answer's head or an error, and another one follows."""
+        self.retries[reason] += 1
+        if exchange.trace.sampled and self._add_span is not None and exchange.listener.name != INBOUND:
+            self._tell_client(exchange, attempt, attempt.error, reason, time.monotonic())
+        exchange.resends += 1
 
     def record_unread(self, listener: Listener, connection: Http1Downstream, error: ProxyError) -> None:
         """A request that could not be read was refused."""

@@ -77,12 +77,12 @@ class ServiceEntry:
 
     def match(self, request: RequestHead, port: int | None) -> CompiledRule | None:
         """The rule that takes the request; None where routes hold and none of them does."""
-        matcher = self.matcher(port)
+        matcher = self._matcher if port is None else self.matcher(port)
         return self.passthrough if matcher is None else matcher.match(request)
 
     def matcher(self, port: int | None) -> Matcher[CompiledRule] | None:
         """The routes that hold for that port; None where none does."""
-        return self._by_port.get(port, self._matcher) if self._by_port and port is not None else self._matcher
+        return self._matcher if port is None else self._by_port.get(port, self._matcher)
 
 
 class Table:

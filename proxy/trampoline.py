@@ -1,22 +1,21 @@
-"""Drives exchanges: an event that a protocol callback brings resumes its coroutine in the same loop turn.
+"""Drives exchanges: an event that a protocol callback brings resumes its generator in the same loop turn.
 
 asyncio would need a Task and a future for each request (3 to 5 µs against about 1). The rules, each from a failure
 seen when they were broken:
 
-* Callbacks never resume a coroutine. They put (who, event) on the ready queue, which the outermost callback drains
-  in a loop: uvloop calls ``pause_writing`` inside ``write()``, so a direct resume meets "coroutine already
+* Callbacks never resume a generator. They put (who, event) on the ready queue, which the outermost callback drains
+  in a loop: uvloop calls ``pause_writing`` inside ``write()``, so a direct resume meets "generator already
   executing"; and thousands of pipelined local answers would recurse.
 * Whoever resumes is the outermost frame: nothing it raises may reach a transport, which would close somebody
   else's connection. ``resume`` catches everything; ``drain`` is the last resort and only logs.
-* Nothing but ``event()`` may be awaited. A foreign awaitable yields something else and is refused loudly.
+* An exchange is a generator, no coroutine: it yields nothing and is sent nothing, so that there is no way to await
+  something of asyncio's in it by mistake.
 """
 
 from __future__ import annotations
 
 import logging
-import types
 from collections import deque
-from collections.abc import Generator
 from typing import Any, Protocol
 
 logger = logging.getLogger(__name__)
@@ -27,21 +26,6 @@ class Resumable(Protocol):
 
     def resume(self, event: Any) -> None:  # noqa: ANN401 - each kind of resumable has its own events
         """Go on with ``event``. Never raises."""
-
-
-WAITING = object()
-"""What a coroutine yields that waits properly."""
-
-
-@types.coroutine
-def event() -> Generator[object, Any, Any]:
-    """Wait for the next event of the exchange that awaits this."""
-    return (yield WAITING)
-
-
-def foreign_await(yielded: object) -> TypeError:
-    """The error for a coroutine that awaited something that is not ours, an asyncio primitive, say."""
-    return TypeError(f"only trampoline.event() may be awaited on the request path, not {yielded!r}")
 
 
 class Trampoline:

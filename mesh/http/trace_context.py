@@ -33,6 +33,10 @@ _ZERO_SPAN = b"0" * 16
 _SAMPLED, _RANDOM = 1, 2
 _FLAGS = {b"%02x" % value: b"%02x" % (value & (_SAMPLED | _RANDOM)) for value in range(256)}
 """Flags received to flags sent: §4.3 has unknown ones set to zero."""
+_PLAIN_FLAGS = frozenset((b"00", b"01"))
+_SAMPLED_FLAGS = frozenset((b"01", b"03"))
+_DECIDED = {(b"%02x" % f, yes): b"%02x" % (f & _RANDOM | yes) for f in range(4) for yes in (False, True)}
+"""Flags that would be sent, and our own decision, to the flags that are."""
 
 
 class Format(Enum):
@@ -147,22 +151,23 @@ class Propagation:
         self._bits = rng.getrandbits
         self._readers = tuple(_READERS[f] for f in formats)
         self._follows_parent = follows_parent
-        self._w3c_only = formats == (Format.W3C,) and follows_parent
+        self._w3c_only = formats == (Format.W3C,)
         self._write = _inject_w3c if formats == (Format.W3C,) else _injector(formats)
         self._passed = frozenset().union(*(fields for f, fields in _FIELDS_OF.items() if f not in formats))
         self.records = records
 
     def extract(self, known: Mapping[bytes, bytes]) -> Trace:
         """The trace of a request with these KNOWN_REQUEST_FIELDS; a new one where they carry none."""
-        if self._w3c_only:
+        if self._w3c_only:  # what nearly every request has that has anything: without a detour
             value = known.get(b"traceparent")
             match = None if value is None else _match_00(value)
-            if match is not None:  # what nearly every request has that has anything: without a detour
+            if match is not None:
                 trace_id, parent_id, flags = match.groups()
-                if flags == b"01":
-                    return Trace(trace_id, parent_id, True, b"01")
-                if flags == b"00":
-                    return Trace(trace_id, parent_id, False, b"00")
+                if flags not in _PLAIN_FLAGS:
+                    flags = _FLAGS[flags]
+                if not self._follows_parent:
+                    flags = _DECIDED[flags, int(trace_id[16:], 16) < self._bound]
+                return Trace(trace_id, parent_id, flags in _SAMPLED_FLAGS, flags)
         for read in self._readers:
             parent = read(known)
             if parent is not None:
@@ -172,7 +177,12 @@ class Propagation:
         return Trace(trace_id, b"", sampled, b"01" if sampled else b"00")
 
     def inject(self, trace: Trace, span_id: bytes, known: Mapping[bytes, bytes]) -> Lines:
-        """The field lines to send with a request whose span is ``span_id``; ``known`` are those it came with."""
+        """The field lines to send with a request whose span is ``span_id``.
+
+        ``known`` are those it came with; none need be given where there are only traceparent and x-request-id.
+        """
+        if self._w3c_only and not known:
+            return [b"traceparent: 00-%b-%b-%b" % (trace.trace_id, span_id, trace.flags)]
         lines = self._write(trace, span_id)
         if not self._passed.isdisjoint(known):
             lines += [b"%b: %b" % field for field in known.items() if field[0] in self._passed]
@@ -191,8 +201,7 @@ class Propagation:
     def _continued(self, parent: Parent) -> Trace:
         flags = parent.flags
         if flags is None or not self._follows_parent:
-            kept = 0 if flags is None else int(flags, 16) & _RANDOM
-            flags = b"%02x" % (kept | (int(parent.trace_id[16:], 16) < self._bound))
+            flags = _DECIDED[flags or b"00", int(parent.trace_id[16:], 16) < self._bound]
         return Trace(parent.trace_id, parent.span_id, bool(int(flags, 16) & _SAMPLED), flags)
 
 

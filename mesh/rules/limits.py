@@ -6,31 +6,35 @@ refused at once (503 UO), since a queue without an end only moves the overload.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from mesh.model.policy import Limits
 
 
-@dataclass(slots=True)
 class Usage:
-    """What a cluster uses now, and its limits."""
+    """What a cluster uses now, and its limits. ``max_requests``: that many in flight are let in and no more."""
 
-    limits: Limits
-    shares: int = 1
-    """Workers that share these limits: each has its part, at least one."""
-    requests: int = 0
-    pending: int = 0
-    connections: int = 0
+    __slots__ = ("_limits", "_shares", "connections", "max_requests", "pending", "requests")
 
-    def refusal(self) -> str | None:
-        """Why no further request is taken; None where one is."""
-        if self.requests >= max(1, self.limits.max_requests // self.shares):
-            return f"{self.requests} requests in flight, limits.maxRequests is {self.limits.max_requests}"
-        return None
+    def __init__(self, limits: Limits, shares: int = 1) -> None:
+        """``shares``: workers that share the limits; each has its part, at least one."""
+        self._shares = shares
+        self.limits = limits
+        self.requests = 0
+        self.pending = 0
+        self.connections = 0
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the policy, for all shares together."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self.max_requests = max(1, limits.max_requests // self._shares)
 
     def pending_refusal(self) -> str | None:
         """Why no further request may wait for a connection; None where one may."""
-        if self.pending >= max(1, self.limits.max_pending_requests // self.shares):
+        if self.pending >= max(1, self.limits.max_pending_requests // self._shares):
             limit = self.limits.max_pending_requests
             return f"{self.pending} requests wait for a connection, limits.maxPendingRequests is {limit}"
         return None
@@ -38,4 +42,4 @@ class Usage:
     @property
     def may_connect(self) -> bool:
         """Another connection is within the limits."""
-        return self.connections < max(1, self.limits.max_connections // self.shares)
+        return self.connections < max(1, self.limits.max_connections // self._shares)

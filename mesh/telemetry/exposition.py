@@ -72,7 +72,7 @@ def request_families(cells: Sequence[tuple[str, RequestCell]]) -> Iterator[str]:
     for metric, is_request in ((REQUEST_BYTES, True), (RESPONSE_BYTES, False)):
         yield head(metric)
         for labels, cell in cells:
-            sizes = cell.request_sizes if is_request else cell.response_sizes
+            sizes = [cell.empty_requests, *cell.request_sizes[1:]] if is_request else cell.response_sizes
             yield _sizes(metric.name, labels, sizes, cell.request_bytes if is_request else cell.response_bytes)
 
 

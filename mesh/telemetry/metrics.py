@@ -22,13 +22,13 @@ OTHER = "other"
 
 
 class RequestCell:
-    """Requests of one series with one status and flag: count, sums and histogram counts.
+    """Requests of one series with one status and flag: sums and histogram counts.
 
-    The last duration bucket is +Inf; size buckets are by bit length (0 for an empty body).
+    The last duration bucket is +Inf; size buckets are by bit length. Requests without a body, nearly all, are not
+    counted among their sizes: ``empty_requests`` says how many they are.
     """
 
     __slots__ = (
-        "count",
         "duration_buckets",
         "duration_sum_ms",
         "request_bytes",
@@ -39,13 +39,22 @@ class RequestCell:
 
     def __init__(self) -> None:
         """All zero."""
-        self.count = 0
         self.duration_sum_ms = 0.0
         self.duration_buckets = [0] * (len(DURATION_BOUNDS_MS) + 1)
         self.request_bytes = 0
         self.response_bytes = 0
         self.request_sizes = [0] * (_MAX_BITS + 1)
         self.response_sizes = [0] * (_MAX_BITS + 1)
+
+    @property
+    def count(self) -> int:
+        """How many requests there were."""
+        return sum(self.duration_buckets)
+
+    @property
+    def empty_requests(self) -> int:
+        """How many of them had no body."""
+        return self.count - sum(self.request_sizes)
 
 
 class CellBudget:
@@ -95,12 +104,12 @@ class RequestSeries:
     def record(self, status: int, flag: str, duration_ms: float, request_bytes: int, response_bytes: int) -> None:
         """Count one request."""
         cell = self.cells.get((status, flag)) or self.cell(status, flag)
-        cell.count += 1
         cell.duration_sum_ms += duration_ms
         cell.duration_buckets[bisect_left(DURATION_BOUNDS_MS, duration_ms)] += 1
-        cell.request_sizes[request_bytes.bit_length()] += 1
+        if request_bytes:
+            cell.request_sizes[request_bytes.bit_length()] += 1
+            cell.request_bytes += request_bytes
         cell.response_sizes[response_bytes.bit_length()] += 1
-        cell.request_bytes += request_bytes
         cell.response_bytes += response_bytes
 
 

@@ -71,7 +71,8 @@ class Http1Upstream(asyncio.Protocol):
                 data += chunk(body) if self._chunked_request else body
             if ended and self._chunked_request:
                 data += last_chunk(attempt.exchange.request_trailers)
-        self._write(data)
+        if not self.transport.is_closing():  # as in _write()
+            self.transport.write(data)
 
     def send_data(self, piece: bytes) -> None:
         """See UpstreamStream."""
@@ -189,13 +190,15 @@ class Http1Upstream(asyncio.Protocol):
                 break
             attempt.on_informational(head)
         self._buffer = b""
-        attempt.on_head(head)
-        if 0 <= framing <= len(data):
-            # The whole body is here already: the common case, without a reader.
-            if framing:
-                attempt.on_data(data[:framing] if framing < len(data) else data)
-            self._finish(attempt, [], rest=framing < len(data))
+        if framing == len(data):  # the whole body is here already, and no more than that: the common case
+            self.attempt = None
+            if self._keep_alive and self._request_ended:
+                self.endpoint.release(self)
+            else:
+                self.close()
+            attempt.on_answer(head, data)
             return
+        attempt.on_head(head)
         self._reader = reader = _reader_for(framing)
         if data:
             self._read_body(attempt, reader, data)

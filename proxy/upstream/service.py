@@ -57,7 +57,9 @@ class Cluster:
 
         An ejected endpoint that was not tried comes before a second try of one that has just failed.
         """
-        if tried and all(endpoint in tried for endpoint in self.usable):
+        if not tried:
+            return least_request(self.usable, random)
+        if all(endpoint in tried for endpoint in self.usable):
             untried = [e for e in self.healthy if e not in tried]
             if untried:
                 return least_request(untried, random)

@@ -219,6 +219,11 @@ class AnswerReading:
     def on_head(self, head: ResponseHead) -> None:
         self.heads.append(head)
 
+    def on_answer(self, head: ResponseHead, body: bytes) -> None:
+        self.heads.append(head)
+        self.body += body
+        self.ended = True
+
     def on_informational(self, head: ResponseHead) -> None:
         self.informational.append(head.status)
 

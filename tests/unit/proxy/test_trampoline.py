@@ -1,6 +1,5 @@
 """The trampoline's rules, each from a failure seen when it was broken."""
 
-import asyncio
 import gc
 import logging
 import weakref
@@ -10,7 +9,7 @@ import pytest
 
 from mesh.http.outcome import ExchangeTimeout, ProxyError
 from proxy.exchange import Exchange
-from proxy.trampoline import Trampoline, event
+from proxy.trampoline import Trampoline
 from tests.support.dialogue import Conversation
 
 
@@ -120,21 +119,6 @@ def test_a_bug_on_the_path_costs_one_exchange_and_no_other(
     assert talk.statuses[-1] == 200
 
 
-def test_awaiting_something_foreign_is_an_error_of_that_exchange(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def foreign(*_: Any) -> Any:
-        await asyncio.sleep(0)
-
-    talk = Conversation()
-    with monkeypatch.context() as patch, caplog.at_level(logging.CRITICAL):
-        patch.setattr(Exchange, "_send", foreign)
-        talk.feed(GET)
-    assert talk.statuses == [500]
-    talk.feed(GET)
-    assert talk.statuses == [500, 200]
-
-
 def test_an_exchange_that_is_dropped_leaves_nothing_behind() -> None:
     talk = Conversation()
     exchange = waiting_exchange(talk)
@@ -162,14 +146,3 @@ def test_pause_writing_inside_a_write_does_not_resume_anybody_twice() -> None:
     talk.transport.write = pausing  # type: ignore[method-assign]
     talk.feed(GET * 100)
     assert talk.statuses == [200] * 100
-
-
-async def test_event_gives_what_was_sent() -> None:
-    async def waiter() -> Any:
-        return await event()
-
-    coroutine = waiter()
-    coroutine.send(None)
-    with pytest.raises(StopIteration) as stop:
-        coroutine.send("news")
-    assert stop.value.value == "news"
