@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -17,7 +17,8 @@ from mesh.http.headers import Fields
 from mesh.http.message import KNOWN_REQUEST_FIELDS, RequestHead
 from mesh.model.gateway_api import to_document
 from mesh.telemetry.exposition import CONTENT_TYPE
-from proxy.explain import why
+from proxy.clusters import clusters_page
+from proxy.explain import add_workers, why
 from proxy.scrape import chunks
 from proxy.sidecar import bound_socket
 
@@ -39,7 +40,7 @@ class AdminServer:
         """Nothing listens before ``start``."""
         self._sidecar = sidecar
         self._runner: web.AppRunner | None = None
-        self._pages: dict[str, Callable[[web.Request], Any]] = {
+        self._pages: dict[str, Callable[[web.Request], Awaitable[Any]]] = {
             "clusters": self._clusters,
             "routes": self._routes,
             "config_dump": self._config_dump,
@@ -71,11 +72,11 @@ class AdminServer:
     # --- pages ------------------------------------------------------------------------------------------------------
 
     async def _index(self, request: web.Request) -> web.StreamResponse:
-        return self._render(request, str(self._sidecar.config.node), self._overview())
+        return self._render(request, str(self._sidecar.config.node), await self._overview())
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         name = request.path.strip("/")
-        return self._render(request, name, self._pages[name](request))
+        return self._render(request, name, await self._pages[name](request))
 
     async def _ready(self, _: web.Request) -> web.Response:
         sidecar = self._sidecar
@@ -92,9 +93,15 @@ class AdminServer:
         await response.write_eof()
         return response
 
-    def _overview(self) -> dict[str, Any]:
+    async def _overview(self) -> dict[str, Any]:
         sidecar = self._sidecar
-        feed = sidecar.feed
+        feed, pool = sidecar.feed, sidecar.pool
+        under_way = len(sidecar.plane.exchanges)
+        workers: dict[str, Any] = {}
+        if pool is not None:
+            silent = await pool.count()
+            under_way = int(pool.gauges.get("exchanges", 0))
+            workers = {"workers": pool.names, "workers_without_answer": silent, "worker_restarts": pool.restarts}
         return {
             "node": sidecar.config.node,
             "service": str(sidecar.config.service),
@@ -112,45 +119,20 @@ class AdminServer:
             },
             "program": sidecar.plane.program_state,
             "registered": sidecar.registration is not None and sidecar.registration.is_registered,
-            "exchanges_under_way": len(sidecar.plane.exchanges),
+            "exchanges_under_way": under_way,
+            **workers,
         }
 
-    def _clusters(self, _: web.Request) -> list[dict[str, Any]]:
+    async def _clusters(self, _: web.Request) -> list[dict[str, Any]]:
         sidecar = self._sidecar
         reports = {r.service: r for r in sidecar.catalog.report()} if sidecar.catalog else {}
-        return [
-            {
-                "service": str(service.name),
-                "source": reports[name].source if name in reports else None,
-                "age_s": reports[name].age_s if name in reports else None,
-                "source_error": reports[name].error if name in reports else None,
-                "requests_in_flight": service.usage.requests,
-                "pending": service.usage.pending,
-                "connections": service.usage.connections,
-                "clusters": [{"name": c.name, "usable": [e.model.id for e in c.usable]} for c in service.clusters],
-                "endpoints": [
-                    {
-                        "id": e.model.id,
-                        "address": e.address,
-                        "health": e.model.health.value,
-                        "metadata": dict(e.model.metadata),
-                        "ejected": e.outlier.is_ejected,
-                        "failures_in_a_row": e.outlier.consecutive_failures,
-                        "active": e.active,
-                        "requests": e.requests,
-                        "connections": len(e.connections),
-                    }
-                    for e in service.endpoints.values()
-                ],
-            }
-            for name, service in sorted(sidecar.plane.services.items(), key=lambda item: str(item[0]))
-        ]
+        return await clusters_page(sidecar.plane.services, reports, sidecar.pool)
 
-    def _routes(self, _: web.Request) -> list[dict[str, Any]]:
+    async def _routes(self, _: web.Request) -> list[dict[str, Any]]:
         table = self._sidecar.plane.table
         return [to_document(route) for route in (table.snapshot.routes if table and table.snapshot else ())]
 
-    def _config_dump(self, _: web.Request) -> dict[str, Any]:
+    async def _config_dump(self, _: web.Request) -> dict[str, Any]:
         sidecar = self._sidecar
         table = sidecar.plane.table
         snapshot = table.snapshot if table else None
@@ -165,9 +147,10 @@ class AdminServer:
             },
         }
 
-    def _stats(self, _: web.Request) -> dict[str, Any]:
+    async def _stats(self, _: web.Request) -> dict[str, Any]:
         sidecar = self._sidecar
         recorder = sidecar.recorder
+        silent = {} if sidecar.pool is None else {"workers_without_answer": await sidecar.pool.count()}
         return {
             "requests": [
                 {"labels": series.labels, "status": status, "flag": flag, "count": cell.count,
@@ -179,9 +162,10 @@ class AdminServer:
             "ejections": recorder.ejections,
             "retry_budget_exhausted": recorder.budget_exhausted,
             "discovery": dict(sidecar.catalog.counts) if sidecar.catalog else {},
+            **silent,
         }  # fmt: skip
 
-    def _why(self, request: web.Request) -> dict[str, Any]:
+    async def _why(self, request: web.Request) -> dict[str, Any]:
         url = urlsplit(request.query.get("url", ""))
         if not url.netloc:
             return {"usage": "/why?method=GET&url=http://reviews/path&header=name:value (header may be repeated)"}
@@ -197,7 +181,12 @@ class AdminServer:
             Fields([h for h in headers if h[0] not in KNOWN_REQUEST_FIELDS]),
             {name: value for name, value in headers if name in KNOWN_REQUEST_FIELDS},
         )
-        return why(self._sidecar.plane, head)
+        answer, pool = why(self._sidecar.plane, head), self._sidecar.pool
+        if pool is not None:
+            states, silent = await pool.service_states()
+            add_workers(answer, states, len(pool.names))
+            answer["workers_without_answer"] = silent
+        return answer
 
     # --- rendering --------------------------------------------------------------------------------------------------
 

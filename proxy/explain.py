@@ -6,18 +6,21 @@ Both ask the table that routes, so the answer cannot differ from what happens.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mesh.http.message import RequestHead
 from mesh.rules.explain import Verdict, explain_match
 
 if TYPE_CHECKING:
+    from proxy.clusters import States
     from proxy.dataplane import DataPlane
     from proxy.exchange import Exchange
     from proxy.table import CompiledRule, ServiceEntry
     from proxy.upstream.service import Cluster
 
 MAX_RECORD_BYTES = 4096  # it travels as a header; most clients take 8 KiB in all
+MAY_GET_IT = "may get it"
 _MAX_SHOWN = 5
 
 
@@ -65,6 +68,20 @@ def why(plane: DataPlane, request: RequestHead) -> dict[str, Any]:
     }
     answer["timeouts"] = {"request_s": rule.timeout_s or None, "backend_request_s": rule.per_try_s or None}
     return answer
+
+
+def add_workers(answer: dict[str, Any], told: Sequence[States], workers: int) -> None:
+    """Put into an answer of ``why`` what the workers alone know: requests under way, and what they ejected."""
+    for backend in answer.get("backends", ()):
+        cluster = backend["cluster"]
+        parts = [part for states in told for part in states.values() if cluster in part.usable]
+        for endpoint in backend["endpoints"]:
+            key = endpoint["id"]
+            found = [(part, state) for part in parts if (state := part.endpoints.get(key)) is not None]
+            endpoint["active"] = sum(state.active for _, state in found)
+            out = sum(state.is_ejected and key not in part.usable[cluster] for part, state in found)
+            if out and endpoint["verdict"] == MAY_GET_IT:
+                endpoint["verdict"] = f"ejected by {out} of {workers} workers"
 
 
 def decision_record(plane: DataPlane, exchange: Exchange) -> bytes:
@@ -127,7 +144,7 @@ def _backends(rule: CompiledRule) -> list[dict[str, Any]]:
                     "id": e.model.id,
                     "address": e.address,
                     "active": e.active,
-                    "verdict": _left_out(b.cluster, e.model.id) or "may get it",
+                    "verdict": _left_out(b.cluster, e.model.id) or MAY_GET_IT,
                 }
                 for e in b.cluster.service.endpoints.values()
             ],

@@ -86,12 +86,13 @@ def _upstreams(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:
     )
     yield names.UPSTREAM_ACTIVE, [((name,), _now(sidecar, f"active {name}", s.usage.requests)) for name, s in services]
     yield names.UPSTREAM_PENDING, [((name,), _now(sidecar, f"pending {name}", s.usage.pending)) for name, s in services]
+    ejected_by_workers = set() if sidecar.pool is None else sidecar.pool.ejected
     endpoints: list[Sample] = []
     for name, service in services:
         known = service.endpoints.values()
-        ejected = sum(e.outlier.is_ejected for e in known)
-        usable = sum(e.model.health.is_usable and not e.outlier.is_ejected for e in known)
-        endpoints += [((name, "known"), len(known)), ((name, "usable"), usable), ((name, "ejected"), ejected)]
+        out = [e.outlier.is_ejected or (service.name, e.model.id) in ejected_by_workers for e in known]
+        usable = sum(e.model.health.is_usable and not is_out for e, is_out in zip(known, out, strict=True))
+        endpoints += [((name, "known"), len(known)), ((name, "usable"), usable), ((name, "ejected"), sum(out))]
     yield names.ENDPOINTS, endpoints
     if sidecar.catalog is not None:
         reports = sidecar.catalog.report()
@@ -132,11 +133,16 @@ def _sinks(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:
     exporter, log = sidecar.telemetry.exporter, sidecar.telemetry.log
     if exporter is not None:
         yield names.SPANS_EXPORTED, [((), exporter.exported)]
-        yield names.SPANS_DROPPED, [((), exporter.dropped)]
-        yield names.SPANS_QUEUED, [((), exporter.queued)]
+        yield names.SPANS_DROPPED, [((), exporter.dropped + _counted(sidecar, "spans_dropped"))]
+        yield names.SPANS_QUEUED, [((), _now(sidecar, "spans_queued", 0) + exporter.queued)]
     if log is not None:
-        yield names.LOG_LINES, [((), log.lines)]
-        yield names.LOG_DROPPED, [((), log.dropped)]
+        yield names.LOG_LINES, [((), log.lines + _counted(sidecar, "log_lines"))]
+        yield names.LOG_DROPPED, [((), log.dropped + _counted(sidecar, "log_dropped"))]
+
+
+def _counted(sidecar: Sidecar, counter: str) -> int:
+    """What workers counted, to be added to our own."""
+    return 0 if sidecar.pool is None else sidecar.pool.counted[counter]
 
 
 def _process(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:

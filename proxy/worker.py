@@ -22,15 +22,15 @@ import uvloop
 from mesh.http.outcome import DiscoveryUnavailable, ProxyError
 from mesh.model.name import Name
 from mesh.model.wire import snapshot_from_push
-from mesh.telemetry.exporter import Sent
+from mesh.telemetry.exporter import Batch, Sent
 from mesh.telemetry.metrics import RequestCell
 from protos.mesh.v1 import discovery_pb2
+from proxy.clusters import states
 from proxy.config import SidecarConfig
 from proxy.dataplane import Answer, DataPlane, PlaneSettings
-from proxy.garbage import settle_gc
 from proxy.http1.downstream import Http1Downstream
 from proxy.listeners import Listeners, build_listeners
-from proxy.recorder import Recorder
+from proxy.memory import settle_memory
 from proxy.table import Names
 from proxy.telemetry import Telemetry
 from proxy.worker_link import Link, Report
@@ -83,9 +83,9 @@ class LinkTransport:
         """``link`` is the worker's."""
         self._link = link
 
-    async def send(self, body: bytes) -> Sent:
-        """See SpanTransport."""
-        self._link.send("spans", body)
+    async def send(self, batch: Batch) -> Sent:
+        """See SpanTransport. What becomes of the spans from here on, the parent counts."""
+        self._link.send("spans", batch)
         return Sent(None)
 
     async def close(self) -> None:
@@ -93,11 +93,12 @@ class LinkTransport:
 
 
 class Deltas:
-    """What a recorder counted since the last time it was asked."""
+    """What a worker's telemetry counted since the last time it was asked."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, telemetry: Telemetry) -> None:
         """Everything counted so far will be in the first report."""
-        self._recorder = recorder
+        self._telemetry = telemetry
+        self._recorder = telemetry.recorder
         self._told_cells: dict[tuple[int, int, str], list[Any]] = {}
         self._told: dict[tuple[str, str], int] = {}
 
@@ -116,6 +117,11 @@ class Deltas:
         totals |= {("ejections", service): n for service, n in recorder.ejections_of.items()}
         totals |= {("budget_exhausted", service): n for service, n in recorder.budget_exhausted_of.items()}
         totals["health_answers", ""] = recorder.health_answers
+        exporter, log = self._telemetry.exporter, self._telemetry.log
+        if exporter is not None:
+            totals["spans_dropped", ""] = exporter.dropped
+        if log is not None:
+            totals |= {("log_lines", ""): log.lines, ("log_dropped", ""): log.dropped}
         for counter, total in totals.items():
             if total != self._told.get(counter, 0):
                 report.counters[counter] = total - self._told.get(counter, 0)
@@ -161,7 +167,7 @@ class Worker:
         recorder = self._telemetry.recorder
         self._plane = DataPlane(settings, self._directory, recorder, self._telemetry.propagation, rng)
         self._listeners: Listeners = build_listeners(self._plane, config, token)
-        self._deltas = Deltas(recorder)
+        self._deltas = Deltas(self._telemetry)
         self._servers: list[asyncio.Server] = []
         self._handlers: dict[str, Callable[..., None]] = {
             "table": self._on_table,
@@ -171,6 +177,7 @@ class Worker:
             "program": self._on_program,
             "drain": self._on_drain,
             "report": self._on_report,
+            "states": self._on_states,
             "reopen": self._telemetry.reopen,
         }
 
@@ -205,7 +212,7 @@ class Worker:
                 return Http1Downstream(listener)
 
             self._servers.append(await asyncio.get_running_loop().create_server(protocol, sock=sock))
-        settle_gc()
+        settle_memory()
         self._link.send("opened")
 
     def _on_table(self, number: int, body: bytes | None) -> None:
@@ -243,7 +250,16 @@ class Worker:
             report.gauges[f"active {service.name}"] = service.usage.requests
             report.gauges[f"pending {service.name}"] = service.usage.pending
             report.gauges[f"upstream {service.name}"] = service.usage.connections
+            report.ejected |= {(service.name, key) for key, e in service.endpoints.items() if e.outlier.is_ejected}
+        if self._telemetry.exporter is not None:
+            report.gauges["spans_queued"] = self._telemetry.exporter.queued
         self._link.send("report", number, report)
+
+    def _on_states(self, number: int) -> None:
+        self._plane.tasks.start(self._tell_states(number), "tell states")
+
+    async def _tell_states(self, number: int) -> None:
+        self._link.send("states", number, await states(self._plane.services.values()))
 
 
 async def main(descriptor: int) -> None:

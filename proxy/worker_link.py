@@ -7,6 +7,7 @@ and nobody else can reach the socket.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
 import socket
 import struct
@@ -17,6 +18,7 @@ from mesh.model.name import Name
 
 _LENGTH = struct.Struct("!I")
 MAX_BYTES = 256 * 1024 * 1024
+CLOSE_S = 1.0
 
 
 class Link:
@@ -49,8 +51,11 @@ class Link:
         return message
 
     async def close(self) -> None:
-        """Close this end."""
+        """Close this end, once the other has taken what was sent, or after 1 s."""
         self._writer.close()
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._writer.wait_closed()
 
 
 CellKey = tuple[Name | None, str | None, int, str]
@@ -59,8 +64,12 @@ CellKey = tuple[Name | None, str | None, int, str]
 
 @dataclass(slots=True)
 class Report:
-    """What a worker counted since its last report (``cells``, ``counters``), and what it has now (``gauges``)."""
+    """What a worker counted since its last report (``cells``, ``counters``), and what it has now (the rest).
+
+    ``ejected`` holds (service, endpoint id).
+    """
 
     cells: dict[CellKey, list[Any]] = field(default_factory=dict)
     counters: dict[tuple[str, str], int] = field(default_factory=dict)
     gauges: dict[str, float] = field(default_factory=dict)
+    ejected: set[tuple[Name, str]] = field(default_factory=set)

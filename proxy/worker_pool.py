@@ -12,7 +12,7 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from mesh.child import Child
@@ -22,6 +22,7 @@ from mesh.model.service import Endpoint
 from mesh.model.snapshot import Snapshot
 from mesh.model.wire import push_from_snapshot
 from mesh.tasks import Tasks
+from proxy.clusters import States
 from proxy.config import SidecarConfig
 from proxy.recorder import LOCAL
 from proxy.worker import add_cell
@@ -29,11 +30,12 @@ from proxy.worker_link import Link, Report
 
 if TYPE_CHECKING:
     from proxy.dataplane import DataPlane
+    from proxy.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
 APPLY_S = 5.0
-REPORT_WAIT_S = 1.0
+ANSWER_S = 1.0
 STOP_S = 5.0
 FIRST_RESTART_S, MAX_RESTART_S = 0.1, 5.0
 REPORT_EVERY_S = 1.0
@@ -48,6 +50,7 @@ class WorkerHandle:
         self.link = link
         self.is_open = asyncio.Event()
         self.gauges: dict[str, float] = {}
+        self.ejected: set[tuple[Name, str]] = set()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
 
     def expect(self, number: int) -> asyncio.Future[Any]:
@@ -62,6 +65,10 @@ class WorkerHandle:
         if future is not None and not future.done():
             future.set_result(answer)
 
+    def forget(self, number: int) -> None:
+        """Nobody waits for that answer any more."""
+        self._waiting.pop(number, None)
+
     def lost(self) -> None:
         """It died: whoever waits for it waits no more."""
         for future in self._waiting.values():
@@ -74,12 +81,12 @@ class WorkerHandle:
 class WorkerPool:
     """See the module. The parent's own ``plane`` carries no traffic; it holds the state that workers are told."""
 
-    def __init__(self, config: SidecarConfig, plane: DataPlane, token: str, on_spans: Callable[[bytes], None]) -> None:
-        """``on_spans`` takes encoded batches."""
+    def __init__(self, config: SidecarConfig, plane: DataPlane, token: str, telemetry: Telemetry) -> None:
+        """``telemetry`` is the parent's: its exporter sends what workers encode."""
         self._config = config
         self._plane = plane
         self._token = token
-        self._on_spans = on_spans
+        self._telemetry = telemetry
         self._sockets: dict[str, socket.socket] = {}
         self._workers: dict[int, WorkerHandle] = {}
         self._tasks = Tasks("workers")
@@ -88,6 +95,8 @@ class WorkerPool:
         self._is_draining = False
         self._table: bytes | None = None
         self.restarts = 0
+        self.counted: Counter[str] = Counter()
+        """What workers count beside their recorders: spans_dropped, log_lines, log_dropped."""
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -111,6 +120,9 @@ class WorkerPool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await asyncio.gather(*(w.process.wait() for w in workers))
+                # Their last spans and counts are read to the end.
+                while self._workers:  # noqa: ASYNC110 - once
+                    await asyncio.sleep(0.01)
         for worker in workers:
             if worker.process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -179,21 +191,26 @@ class WorkerPool:
         """Access logs were rotated."""
         self._broadcast("reopen")
 
+    # --- what workers are asked -------------------------------------------------------------------------------------
+
     async def gather(self) -> dict[str, float]:
         """Have everything counted so far added to the parent's recorder; gives the sums of all gauges."""
-        futures = []
-        for worker in self._workers.values():
-            self._number += 1
-            futures.append(worker.expect(self._number))
-            worker.link.send("report", self._number)
-        if futures:
-            await asyncio.wait(futures, timeout=REPORT_WAIT_S)
-            for future in futures:
-                if future.done():
-                    future.exception()
-                else:
-                    future.cancel()
+        await self.count()
         return self.gauges
+
+    async def count(self) -> list[str]:
+        """Have everything counted so far added to the parent's recorder; names the workers that did not answer."""
+        return self._silent(await self._ask("report"))
+
+    async def service_states(self) -> tuple[list[States], list[str]]:
+        """How each worker fares with its services, and the names of the workers that did not answer."""
+        answers = await self._ask("states")
+        return list(answers.values()), self._silent(answers)
+
+    @property
+    def names(self) -> list[str]:
+        """What the workers are called: index and process id."""
+        return [self._name(index) for index in range(self._config.workers)]
 
     @property
     def gauges(self) -> dict[str, float]:
@@ -204,7 +221,36 @@ class WorkerPool:
                 sums[name] = min(sums.get(name, value), value) if name.endswith("_s") else sums.get(name, 0) + value
         return sums
 
+    @property
+    def ejected(self) -> set[tuple[Name, str]]:
+        """(service, endpoint id) of what at least one worker has ejected, as last told."""
+        return set[tuple[Name, str]]().union(*(worker.ejected for worker in self._workers.values()))
+
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    async def _ask(self, question: str) -> dict[int, Any]:
+        """The workers' answers by index; whoever does not answer within 1 s is left out."""
+        asked: list[tuple[int, WorkerHandle, int, asyncio.Future[Any]]] = []
+        for index, worker in self._workers.items():
+            self._number += 1
+            asked.append((index, worker, self._number, worker.expect(self._number)))
+            worker.link.send(question, self._number)
+        if asked:
+            await asyncio.wait([future for *_, future in asked], timeout=ANSWER_S)
+        answers: dict[int, Any] = {}
+        for index, worker, number, future in asked:
+            if not future.done():
+                worker.forget(number)
+            elif future.exception() is None:
+                answers[index] = future.result()
+        return answers
+
+    def _silent(self, answers: dict[int, Any]) -> list[str]:
+        return [self._name(index) for index in range(self._config.workers) if index not in answers]
+
+    def _name(self, index: int) -> str:
+        worker = self._workers.get(index)
+        return f"worker {index} " + ("(being started anew)" if worker is None else f"(pid {worker.process.pid})")
 
     def _broadcast(self, *message: Any) -> None:  # noqa: ANN401 - each kind has its own items
         for worker in self._workers.values():
@@ -216,6 +262,8 @@ class WorkerPool:
         while not self._stopping.is_set():
             began = asyncio.get_running_loop().time()
             worker = await self._spawn(index)
+            if self._stopping.is_set():
+                worker.link.send("stop")  # ``close`` may have looked before it was there
             while (message := await worker.link.receive()) is not None:
                 self._on_message(worker, *message)
             code = await worker.process.wait()
@@ -260,14 +308,16 @@ class WorkerPool:
         elif kind == "report":
             self._add(worker, items[1])
             worker.answered(items[0], items[1])
+        elif kind == "states":
+            worker.answered(items[0], items[1])
         elif kind == "look_up":
             self._look_up(worker, *items)
         elif kind == "touch":
             self._plane.directory.touch(items[0])
         elif kind == "connect_failed":
             self._plane.directory.connect_failed(items[0], items[1])
-        elif kind == "spans":
-            self._on_spans(items[0])
+        elif kind == "spans" and self._telemetry.exporter is not None:
+            self._telemetry.exporter.forward(items[0])
 
     def _look_up(self, worker: WorkerHandle, number: int, service: Name) -> None:
         def answer(error: Any) -> None:  # noqa: ANN401 - ProxyError or None
@@ -279,7 +329,7 @@ class WorkerPool:
         self._plane.directory.look_up(service, answer)
 
     def _add(self, worker: WorkerHandle, report: Report) -> None:
-        worker.gauges = report.gauges
+        worker.gauges, worker.ejected = report.gauges, report.ejected
         recorder = self._plane.recorder
         for (service, subset, status, flag), numbers in report.cells.items():
             add_cell(recorder.series_for(service, subset).cell(status, flag), numbers)
@@ -290,8 +340,10 @@ class WorkerPool:
                 recorder.ejections_of[key] += count
             elif counter == "budget_exhausted":
                 recorder.budget_exhausted_of[key] += count
-            else:
+            elif counter == "health_answers":
                 recorder.health_answers += count
+            else:
+                self.counted[counter] += count
 
     async def _collect(self) -> None:
         while True:

@@ -4,6 +4,9 @@ Spans wait in one bounded list: a slow or dead backend costs no request, it cost
 batch is under way at a time; a backend that says it is busy is asked again once, then the batch is dropped. A batch
 is encoded in pieces, so that it never holds the loop for longer than a few hundred µs. Neither transport reads proxy
 variables: HTTP_PROXY of a wrapped program names this very sidecar.
+
+Worker processes encode their own batches and hand them to their parent, whose exporter sends them on: so whether the
+backend took a span is known, and counted, in one place.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Protocol
+from collections import deque
+from typing import NamedTuple, Protocol
 
 from mesh.tasks import Tasks
 from mesh.telemetry.otel_settings import OtelSettings
@@ -22,6 +26,14 @@ logger = logging.getLogger(__name__)
 WARN_EVERY_S = 60.0
 PIECE = 64  # spans encoded at a stretch: about 0.2 ms
 CLOSE_S = 2.0
+MAX_FORWARDED = 32  # batches of workers that wait: as many spans as 8 queues of the usual size hold
+
+
+class Batch(NamedTuple):
+    """An encoded batch and how many spans are in it."""
+
+    body: bytes
+    spans: int
 
 
 class Sent:
@@ -38,7 +50,7 @@ class Sent:
 class SpanTransport(Protocol):
     """Carries one encoded batch."""
 
-    async def send(self, body: bytes) -> Sent:
+    async def send(self, batch: Batch) -> Sent:
         """Deliver it. Raises nothing but CancelledError."""
 
     async def close(self) -> None:
@@ -56,6 +68,7 @@ class SpanExporter:
         self._max_queue = settings.max_queue
         self._max_batch = settings.max_batch
         self._queue: list[HttpSpan] = []
+        self._forwarded: deque[Batch] = deque()
         self._wake = asyncio.Event()
         self._tasks = Tasks("spans")
         self._sender: asyncio.Task[None] | None = None
@@ -76,10 +89,18 @@ class SpanExporter:
         if queued + 1 == self._max_batch:
             self._wake.set()
 
+    def forward(self, batch: Batch) -> None:
+        """Queue what a worker process has encoded; a batch too many is dropped and its spans are counted."""
+        if len(self._forwarded) >= MAX_FORWARDED:
+            self.dropped += batch.spans
+            return
+        self._forwarded.append(batch)
+        self._wake.set()
+
     @property
     def queued(self) -> int:
         """Spans that wait or are being sent."""
-        return len(self._queue) + self._under_way
+        return len(self._queue) + sum(batch.spans for batch in self._forwarded) + self._under_way
 
     def start(self) -> None:
         """Begin to send."""
@@ -92,10 +113,11 @@ class SpanExporter:
         if self._sender is not None:
             await asyncio.wait((self._sender,), timeout=deadline_s)
         await self._tasks.close()
-        if self._queue:
-            logger.warning("%d spans were not sent before the end", len(self._queue))
-            self.dropped += len(self._queue)
+        if left := self.queued:
+            logger.warning("%d spans were not sent before the end", left)
+            self.dropped += left
             self._queue.clear()
+            self._forwarded.clear()
         await self._transport.close()
 
     async def _run(self) -> None:
@@ -106,6 +128,9 @@ class SpanExporter:
             except TimeoutError:
                 pass
             self._wake.clear()
+            while self._forwarded:
+                batch = self._forwarded.popleft()
+                await self._deliver(batch.spans, batch.body)
             while self._queue:
                 await self._flush()
                 if len(self._queue) < self._max_batch and not self._is_closing:
@@ -113,21 +138,22 @@ class SpanExporter:
             if self._is_closing:
                 return
 
-    async def forward(self, body: bytes) -> Sent:
-        """Send a batch that a worker process has encoded."""
-        return await self._transport.send(body)
-
     async def _flush(self) -> None:
-        batch = self._queue[: self._max_batch]
-        del self._queue[: len(batch)]
-        self._under_way = len(batch)
+        spans = self._queue[: self._max_batch]
+        del self._queue[: len(spans)]
+        await self._deliver(len(spans), spans)
+
+    async def _deliver(self, count: int, batch: bytes | list[HttpSpan]) -> None:
+        """Send ``count`` spans, encoded by a worker or not yet, and count what became of them."""
+        self._under_way = count
         sent = Sent("the sidecar stopped")
         try:
-            sent = await self._transport.send(await self._encoded(batch))
+            body = batch if isinstance(batch, bytes) else await self._encoded(batch)
+            sent = await self._transport.send(Batch(body, count))
         finally:
             self._under_way = 0
-            lost = len(batch) if sent.failure is not None else min(sent.rejected, len(batch))
-            self.exported += len(batch) - lost
+            lost = count if sent.failure is not None else min(sent.rejected, count)
+            self.exported += count - lost
             self.dropped += lost
         if lost:
             self._warn(sent.failure or f"the backend rejected {lost} spans")

@@ -11,7 +11,7 @@ import aiohttp
 import grpc
 import grpc.aio
 
-from mesh.telemetry.exporter import Sent, SpanTransport
+from mesh.telemetry.exporter import Batch, Sent, SpanTransport
 from mesh.telemetry.otel_settings import OtelSettings
 
 logger = logging.getLogger(__name__)
@@ -30,9 +30,9 @@ class HttpTransport:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
 
-    async def send(self, body: bytes) -> Sent:
+    async def send(self, batch: Batch) -> Sent:
         """See SpanTransport."""
-        settings = self._settings
+        settings, body = self._settings, batch.body
         headers = {"content-type": "application/x-protobuf", **settings.headers}
         if settings.is_gzipped:
             body = await asyncio.to_thread(gzip.compress, body)
@@ -94,14 +94,14 @@ class GrpcTransport:
             response_deserializer=_as_it_is,
         )
 
-    async def send(self, body: bytes) -> Sent:
+    async def send(self, batch: Batch) -> Sent:
         """See SpanTransport."""
         settings = self._settings
         failure = ""
         for is_last in (False, True):
             try:
                 told = await self._export(
-                    body, timeout=settings.timeout_s or None, metadata=tuple(settings.headers.items())
+                    batch.body, timeout=settings.timeout_s or None, metadata=tuple(settings.headers.items())
                 )
                 return Sent(rejected=_rejected(told))
             except grpc.aio.AioRpcError as error:

@@ -1,6 +1,6 @@
 import asyncio
 
-from mesh.telemetry.exporter import Sent, SpanExporter
+from mesh.telemetry.exporter import MAX_FORWARDED, Batch, Sent, SpanExporter
 from mesh.telemetry.otel_settings import OtelSettings
 from mesh.telemetry.spans import SERVER, Encoder, HttpSpan
 from tests.support.process import until
@@ -20,8 +20,8 @@ class Transport:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def send(self, body: bytes) -> Sent:
-        self.sent.append(body)
+    async def send(self, batch: Batch) -> Sent:
+        self.sent.append(batch.body)
         await self.gate.wait()
         return self.answers.pop(0) if self.answers else Sent()
 
@@ -83,3 +83,40 @@ async def test_closing_sends_what_waits() -> None:
         spans.add(SPAN)
     await spans.close()
     assert spans.exported == 3
+
+
+async def test_every_span_of_a_workers_batch_is_counted_whatever_becomes_of_it() -> None:
+    transport = Transport(Sent("no"), Sent(rejected=2))
+    spans = exporter(transport)
+    spans.start()
+    for count in (5, 7, 11):
+        spans.forward(Batch(b"%d" % count, count))
+    assert spans.queued == 23
+    await until(lambda: not spans.queued, what="all three to be sent")
+    assert transport.sent == [b"5", b"7", b"11"]
+    assert (spans.exported, spans.dropped) == (5 + 11, 5 + 2)
+    await spans.close()
+
+
+async def test_a_workers_batch_beyond_the_queue_is_dropped_with_all_its_spans_counted() -> None:
+    transport = Transport()
+    transport.gate.clear()
+    spans = exporter(transport)
+    spans.start()
+    spans.forward(Batch(b"first", 3))
+    await until(lambda: transport.sent, what="the first batch to be under way")
+    for _ in range(MAX_FORWARDED + 2):
+        spans.forward(Batch(b"more", 3))
+    assert spans.dropped == 2 * 3
+    assert spans.queued == (1 + MAX_FORWARDED) * 3
+    await spans.close(0.01)
+    assert (spans.exported, spans.dropped, spans.queued) == (0, (3 + MAX_FORWARDED) * 3, 0)
+
+
+async def test_closing_sends_what_workers_handed_over_last() -> None:
+    transport = Transport()
+    spans = exporter(transport)
+    spans.start()
+    spans.forward(Batch(b"last", 3))
+    await spans.close()
+    assert (transport.sent, spans.exported) == ([b"last"], 3)
