@@ -1,6 +1,6 @@
 # What people run, and what .ci/run runs. `make` alone lists the targets.
 
-PYTHON ?= python3
+PYTHON ?= $(shell .ci/choose-python)
 UV ?= $(shell command -v uv 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin

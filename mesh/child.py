@@ -11,8 +11,11 @@ import asyncio
 import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from signal import SIGKILL
+
+from mesh import exec_with_parent
 
 _owned: set[int] = set()
 
@@ -32,9 +35,20 @@ class Child:
 
     @classmethod
     def start(
-        cls, *command: str, env: Mapping[str, str] | None = None, pass_fds: tuple[int, ...] = (), quiet: bool = False
+        cls,
+        *command: str,
+        env: Mapping[str, str] | None = None,
+        pass_fds: tuple[int, ...] = (),
+        quiet: bool = False,
+        with_parent: bool = False,
     ) -> Child:
-        """Start ``command``; ``quiet`` gives it no standard input. Raises OSError where it cannot be."""
+        """Start ``command``; ``quiet`` gives it no standard input. Raises OSError where it cannot be.
+
+        ``with_parent``: it gets SIGTERM when this process dies, also of SIGKILL. Call it in the main thread, whose end
+        counts. A command that cannot be is then told on standard error, and ends with 127 or 126.
+        """
+        if with_parent:
+            command = (sys.executable, "-I", "-S", exec_with_parent.__file__, str(os.getpid()), *command)
         stdin = subprocess.DEVNULL if quiet else None
         return cls(subprocess.Popen(command, env=env, pass_fds=pass_fds, stdin=stdin))
 

@@ -81,7 +81,7 @@ class SidecarConfig:
     workers: int = 1
     drain_s: float = 30.0
     data_dir: Path | None = None
-    """Where the last good table is kept; None keeps none."""
+    """Where the last good table and the last known endpoints are kept; None keeps none."""
     suffixes: tuple[str, ...] = (".service.consul",)
     trace_ratio: float = 0.01  # Istio's default of 1 %
     trace_formats: tuple[str, ...] = ("tracecontext",)

@@ -29,7 +29,7 @@ from proxy.dataplane import DataPlane, PlaneSettings
 from proxy.directory import CatalogDirectory
 from proxy.feed import Feed, Identity
 from proxy.http1.downstream import Http1Downstream
-from proxy.last_good import LastGood
+from proxy.last_good import EndpointsKeeper, LastGood
 from proxy.listener import Listener
 from proxy.listeners import build_listeners
 from proxy.program_check import ProgramCheck
@@ -41,7 +41,6 @@ from proxy.worker_pool import WorkerPool
 
 logger = logging.getLogger(__name__)
 
-MAX_SPAN_BATCHES = 32
 BACKLOG = 1024
 
 
@@ -67,7 +66,7 @@ class Sidecar:
         self.listeners = build_listeners(self.plane, config, token)
         self.pool: WorkerPool | None = None
         if config.workers > 1:
-            self.pool = WorkerPool(config, self.plane, token, self._forward_spans)
+            self.pool = WorkerPool(config, self.plane, token, self.telemetry)
         self.check: ProgramCheck | None = None
         if config.port is not None:
             self.check = ProgramCheck(
@@ -76,19 +75,21 @@ class Sidecar:
             self.plane.program_state = self.check.health.value
         self.feed: Feed | None = None
         self.last_good: LastGood | None = None
+        self.keeper: EndpointsKeeper | None = None
+        if config.data_dir is not None:
+            self.last_good = LastGood(config.data_dir, config.node)
+            # A file is there at the next start too.
+            if self.catalog is not None and not isinstance(self.source, FileSource):
+                self.keeper = EndpointsKeeper(self.last_good, self.catalog.source.name, self.catalog.knowledge)
         if self.channel is not None:
             identity = Identity(config.node, config.service, config.version, config.instance)
             self.feed = Feed(self.channel, identity, self._take, rng)
-            if config.data_dir is not None:
-                self.last_good = LastGood(config.data_dir, config.node)
         self.registration: SelfRegistration | None = None
         self.addresses: dict[str, Address] = {}
         self.is_stopping = False
-        self.span_batches_dropped = 0
         self._is_listening = False
         self._to_keep: Snapshot | None = None
         self._servers: list[asyncio.Server] = []
-        self._span_batches: asyncio.Queue[bytes] = asyncio.Queue(MAX_SPAN_BATCHES)
 
     # --- start ------------------------------------------------------------------------------------------------------
 
@@ -102,6 +103,7 @@ class Sidecar:
         if self.catalog is not None:
             await self.catalog.start()
             self.catalog.subscribe(self._served)
+            await self._recall(self.catalog)
         await self._first_table()
         await self._listen()
         if self.check is not None:
@@ -121,6 +123,17 @@ class Sidecar:
         """Wait until it is ready."""
         while not self.is_ready:  # noqa: ASYNC110 - becomes true by several causes, once in a life
             await asyncio.sleep(0.02)
+
+    async def _recall(self, catalog: Catalog) -> None:
+        """Begin with the endpoints on disk; the source's first word replaces them, with its grace time."""
+        if self.keeper is None or self.last_good is None:
+            return
+        known = await asyncio.to_thread(self.last_good.load_endpoints, catalog.source.name)
+        if known is not None and known.services:
+            catalog.remember(known.services, known.age_s)
+            logger.info(
+                "endpoints of %d services taken from disk until %s tells them", len(known.services), catalog.source.name
+            )
 
     async def _first_table(self) -> None:
         if self.feed is None:
@@ -158,7 +171,6 @@ class Sidecar:
             raise
         if self.pool is not None:
             await self.pool.start(sockets)
-            self.tasks.start(self._export_batches(), "worker spans")
         else:
             for name, listener in self.listeners.named():
                 await self._open(listener, sockets[name])
@@ -175,6 +187,12 @@ class Sidecar:
     def metrics_text(self) -> str:
         """What /metrics answers, whole; the admin page sends it in chunks (scrape.py)."""
         return "".join(pieces(self))
+
+    def reopen_logs(self) -> None:
+        """Access logs were rotated: open them anew, here and in the workers."""
+        self.telemetry.reopen()
+        if self.pool is not None:
+            self.pool.reopen_logs()
 
     # --- tables and endpoints ---------------------------------------------------------------------------------------
 
@@ -219,6 +237,8 @@ class Sidecar:
 
     def _served(self, service: Name, served: ServedEndpoints) -> None:
         """What discovery serves changed; the plane has been told by the directory."""
+        if self.keeper is not None:
+            self.keeper.changed()
         if self.feed is not None:
             self.feed.report_endpoints(service, [e.id for e in served.usable])
         if self.pool is not None:
@@ -233,22 +253,6 @@ class Sidecar:
             self.pool.tell_program(health.value)
         if self.registration is not None:
             self.registration.set_health(health)
-
-    # --- workers' telemetry -----------------------------------------------------------------------------------------
-
-    def _forward_spans(self, body: bytes) -> None:
-        """A worker's batch of spans; one too many is dropped."""
-        try:
-            self._span_batches.put_nowait(body)
-        except asyncio.QueueFull:
-            self.span_batches_dropped += 1
-
-    async def _export_batches(self) -> None:
-        while True:
-            body = await self._span_batches.get()
-            exporter = self.telemetry.exporter
-            if exporter is not None and (await exporter.forward(body)).failure is not None:
-                self.span_batches_dropped += 1
 
     # --- drain ------------------------------------------------------------------------------------------------------
 
@@ -283,6 +287,8 @@ class Sidecar:
         if self.feed is not None:
             await self.feed.close()
         await self.directory.close()
+        if self.keeper is not None:
+            await self.keeper.close()  # before the catalog, which knows nothing after its end
         if self.catalog is not None:
             await self.catalog.close()
         if self.source is not None:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,14 +25,14 @@ from mesh.tasks import Tasks
 from proxy.admin import AdminServer
 from proxy.config import SidecarConfig
 from proxy.drain import drain
-from proxy.garbage import settle_gc
+from proxy.memory import settle_memory
 from proxy.sidecar import Sidecar
 
 logger = logging.getLogger(__name__)
 
 REAP_S = 1.0
 KILL_S = 10.0  # between SIGTERM and SIGKILL to the program: what Docker gives
-PASSED_ON = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGWINCH)
+PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGWINCH)
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -45,8 +46,9 @@ def command(program: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
     """Run a program with a sidecar of its own.
 
     The sidecar starts first, the program once it is ready, with http_proxy set so that its calls go through the
-    mesh. Signals are passed on. SIGTERM drains the sidecar, then stops the program. A program that ends by itself
-    ends the sidecar too, with the program's exit code (128+n for signal n). All options of `mesh sidecar` hold.
+    mesh. Signals are passed on. SIGTERM drains the sidecar, then stops the program. SIGHUP opens the access log again,
+    and goes to a program that handles it. A program that ends by itself ends the sidecar too, with the program's exit
+    code (128+n for signal n). All options of `mesh sidecar` hold.
 
     mesh run --service pay --port 8080 --version v2 -- python app.py
     """
@@ -68,8 +70,8 @@ class Runner:
 
     async def run(self) -> int:
         """Run both to their end; gives the exit code."""
-        self._install_signals()
         sidecar = Sidecar(self._config)
+        self._install_signals(sidecar)
         admin = AdminServer(sidecar)
         try:
             await sidecar.start()
@@ -93,14 +95,10 @@ class Runner:
         ready.cancel()
         if self._stop.is_set():
             return 128 + signal.SIGTERM
-        settle_gc()
+        settle_memory()
         become_reaper()
-        try:
-            environment = program_environment(os.environ, self._config, sidecar)
-            program = self._program = Child.start(*self._command, env=environment)
-        except OSError as error:
-            logger.error("cannot start %s: %s", self._command[0], error.strerror)  # noqa: TRY400 - says it all
-            return 127 if isinstance(error, FileNotFoundError) else 126
+        environment = program_environment(os.environ, self._config, sidecar)
+        program = self._program = Child.start(*self._command, env=environment, with_parent=True)
         ended = self._tasks.start(program.wait(), "program")
         self._tasks.start(self._reap_orphans(), "reap")
         await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -125,12 +123,19 @@ class Runner:
             await asyncio.sleep(REAP_S)
             reap_orphans()
 
-    def _install_signals(self) -> None:
+    def _install_signals(self, sidecar: Sidecar) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         for number in PASSED_ON:
             loop.add_signal_handler(number, self._pass_on, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, sidecar)
+
+    def _hang_up(self, sidecar: Sidecar) -> None:
+        """Logs were rotated: said to both, but whoever knows nothing of SIGHUP dies of it."""
+        sidecar.reopen_logs()
+        if self._program is not None and handles(self._program.pid, signal.SIGHUP):
+            self._program.send_signal(signal.SIGHUP)
 
     def _pass_on(self, number: int) -> None:
         if self._program is not None:
@@ -156,6 +161,16 @@ def program_environment(environ: Mapping[str, str], config: SidecarConfig, sidec
     direct += [part.strip() for part in own.split(",") if part.strip()]
     no_proxy = ",".join(dict.fromkeys(direct))
     return {**environ, "http_proxy": proxy, "HTTP_PROXY": proxy, "no_proxy": no_proxy, "NO_PROXY": no_proxy}
+
+
+def handles(pid: int, number: int) -> bool:
+    """Whether a process catches or ignores a signal; False where that cannot be told."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigCgt:", "SigIgn:"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
 
 
 def become_reaper() -> None:

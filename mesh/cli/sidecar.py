@@ -19,7 +19,7 @@ from mesh.telemetry.otel_settings import read_otel
 from proxy.admin import AdminServer
 from proxy.config import SidecarConfig
 from proxy.drain import drain
-from proxy.garbage import settle_gc
+from proxy.memory import settle_memory
 from proxy.sidecar import Sidecar
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ async def serve(config: SidecarConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     sidecar = Sidecar(config)
-    loop.add_signal_handler(signal.SIGHUP, sidecar.telemetry.reopen)  # logrotate's postrotate
+    loop.add_signal_handler(signal.SIGHUP, sidecar.reopen_logs)  # logrotate's postrotate
     admin = AdminServer(sidecar)
     try:
         await sidecar.start()
@@ -80,7 +80,7 @@ async def serve(config: SidecarConfig) -> int:
         await admin.close()
         await sidecar.close()
         return 1
-    settle_gc()
+    settle_memory()
     await stop.wait()
     await drain(sidecar)
     await sidecar.close()

@@ -34,7 +34,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--egress", type=click.Choice(["deny", "allow"]), help="Names that are no service.  [default: deny]"),
     click.option("--workers", type=int, help="Processes that carry traffic.  [default: 1]"),
     click.option("--drain-s", type=float, help="How long leaving may take, in seconds.  [default: 30]"),
-    click.option("--data", "data", metavar="DIR", help="Where the last good table is kept.  [default: none]"),
+    click.option("--data", "data", metavar="DIR", help="Where the last table and endpoints are kept.  [default: none]"),
     click.option("--services", "services_file", metavar="FILE", help="Endpoints from a YAML file instead of a server."),
     click.option("--suffix", multiple=True, metavar=".DOMAIN", help="Domain of service names; repeatable."),
     click.option("--trace-ratio", type=float, help="Share of new traces that is sampled, 0 to 1.  [default: 0.01]"),

@@ -9,6 +9,8 @@ The choices:
   ``Host`` header, so a flood of them must cost nothing that grows: invalid ones are refused unasked, at most 16
   lookups run at one time (above it the answer is "unavailable", since nobody knows), and the cache is bounded.
 - That a source is out of reach is another answer than "no such service": 503, not 404.
+- What an earlier process knew (``remember``) is served until the source answers. Declared services begin with it;
+  others have it in place of "unavailable" and "unknown"; what nobody asked for in 10 min is forgotten.
 
 ``get`` is for the hot path: one dict lookup. Subscribers are called in the loop, in order of subscription.
 """
@@ -24,6 +26,7 @@ from mesh.discovery.base import Contact, Observation, Source, SourceError, Watch
 from mesh.discovery.resolution import NegativeCache, Resolution, Unresolved, Why
 from mesh.discovery.retention import DEFAULT_GRACE_S, Retention, ServedEndpoints, Subsets
 from mesh.model.name import Name, is_label
+from mesh.model.service import Endpoint
 from mesh.tasks import Tasks
 
 __all__ = ["Catalog", "CatalogSettings", "Resolution", "ServedEndpoints", "ServiceReport", "Unresolved", "Why"]
@@ -52,7 +55,7 @@ Subscriber = Callable[[Name, ServedEndpoints], None]
 
 @dataclass(frozen=True, slots=True)
 class ServiceReport:
-    """One watched service, for metrics and the admin page. ``age_s``: see Retention; None before the first answer."""
+    """One watched service, for metrics and the admin page. ``age_s``: see Retention; None while nothing is known."""
 
     service: Name
     source: str
@@ -108,6 +111,9 @@ class Catalog:
         self._lookups: dict[Name, asyncio.Future[Resolution]] = {}
         self._subscribers: list[Subscriber] = []
         self._tasks = Tasks("catalog")
+        self._remembered: dict[Name, tuple[Endpoint, ...]] = {}  # nobody has asked for these yet
+        self._remembered_at = 0.0  # when they were true, on the loop's clock
+        self._forget_at = 0.0
         self._is_blind = False
         self._is_closed = False
 
@@ -129,6 +135,19 @@ class Catalog:
                 await watch.close()
 
     # --- what is watched ---
+
+    def remember(self, services: Mapping[Name, tuple[Endpoint, ...]], age_s: float) -> None:
+        """What was served ``age_s`` seconds ago, by an earlier process. Call it before ``declare``."""
+        now = self._now()
+        self._remembered = {name: endpoints for name, endpoints in services.items() if _is_valid(name)}
+        self._remembered_at = now - age_s
+        self._forget_at = now + self.settings.idle_s
+
+    def knowledge(self) -> dict[Name, tuple[Endpoint, ...]]:
+        """What a later process may ``remember``: first what is declared, last what was remembered and not used."""
+        entries = sorted(self._entries.values(), key=lambda entry: (not entry.is_declared, entry.service))
+        known = {entry.service: entry.retention.served.known for entry in entries if entry.retention.served.known}
+        return known | {name: each for name, each in self._remembered.items() if name not in self._entries}
 
     def declare(self, services: Iterable[Name], subsets: Mapping[Name, Subsets] | None = None) -> None:
         """Watch exactly these for good; those declared before and no more become idle ones.
@@ -169,7 +188,7 @@ class Catalog:
     def get(self, service: Name) -> ServedEndpoints | None:
         """What is served of ``service``; None where that is not known (yet): ``resolve`` it. Marks it as used."""
         entry = self._entries.get(service)
-        if entry is None or not entry.retention.observations:
+        if entry is None or not entry.retention.is_known:
             return None
         entry.is_touched = True
         return entry.retention.served
@@ -224,7 +243,7 @@ class Catalog:
 
     # --- lookups ---
 
-    def _settle(self, service: Name, now: float) -> Unresolved | None:
+    def _settle(self, service: Name, now: float) -> Resolution | None:
         """The answers that need no lookup."""
         if not _is_valid(service):
             return Unresolved(Why.UNKNOWN, f"{service} is not the name of a service: its parts must be DNS labels")
@@ -233,7 +252,8 @@ class Catalog:
         if self._is_closed:
             return Unresolved(Why.UNAVAILABLE, _SHUTTING_DOWN)
         if service not in self._lookups and len(self._lookups) >= self.settings.max_lookups:
-            return Unresolved(Why.UNAVAILABLE, f"{len(self._lookups)} other services are being looked up: try again")
+            full = Unresolved(Why.UNAVAILABLE, f"{len(self._lookups)} other services are being looked up: try again")
+            return self._recalled(service) or full
         return None
 
     async def _look_up(self, service: Name, answer: asyncio.Future[Resolution]) -> None:
@@ -243,10 +263,10 @@ class Catalog:
                 observation = await self.source.lookup(service)
             result = self._looked_up(service, observation)
         except SourceError as error:
-            result = Unresolved(Why.UNAVAILABLE, str(error))
+            result = self._recalled(service) or Unresolved(Why.UNAVAILABLE, str(error))
         except TimeoutError:
             detail = f"{self.source.name} did not say within {self.settings.lookup_timeout_s:g} s where {service} is"
-            result = Unresolved(Why.UNAVAILABLE, detail)
+            result = self._recalled(service) or Unresolved(Why.UNAVAILABLE, detail)
         finally:
             del self._lookups[service]
             if not answer.done():
@@ -255,6 +275,10 @@ class Catalog:
     def _looked_up(self, service: Name, observation: Observation | None) -> Resolution:
         now = self._now()
         if observation is None:
+            # As of any known service: who restarted with nothing says the same, so what is missing has its grace time.
+            recalled = self._recalled(service)
+            if recalled is not None:
+                return recalled
             self._negative.add(service, now)
             return _unknown(service, self.source)
         entry = self._entries.get(service)  # it may have been declared meanwhile
@@ -265,10 +289,18 @@ class Catalog:
             self._observed(entry, observation)
         return entry.retention.served
 
+    def _recalled(self, service: Name) -> ServedEndpoints | None:
+        """What is remembered of a service that the source does not tell of; it is watched from now on."""
+        entry = self._entries.get(service)  # it may have been declared meanwhile
+        if entry is None and service in self._remembered:
+            self._make_room(1)
+            entry = self._watch(service, self._now(), is_declared=False)
+        return entry.retention.served if entry is not None and entry.retention.is_known else None
+
     async def _first_answer(self, entry: _Entry) -> Resolution:
         """Of a watched service: at once if there was an answer, or if the source is known to be silent."""
         entry.is_touched = True
-        if not entry.retention.observations and entry.error is None:
+        if not entry.retention.is_known and entry.error is None:
             waiter = asyncio.get_running_loop().create_future()
             entry.waiters.add(waiter)
             try:
@@ -278,7 +310,7 @@ class Catalog:
                 pass
             finally:
                 entry.waiters.discard(waiter)
-        if entry.retention.observations:
+        if entry.retention.is_known:
             return entry.retention.served
         return Unresolved(Why.UNAVAILABLE, str(entry.error or f"{self.source.name} has not answered yet"))
 
@@ -289,6 +321,10 @@ class Catalog:
         entry.retention.use_subsets(self._subsets.get(service, {}))
         self._entries[service] = entry
         self._negative.remove(service)
+        remembered = self._remembered.pop(service, None)
+        if remembered is not None:
+            entry.retention.recall(now, remembered, max(0.0, now - self._remembered_at))
+            self._changed(entry)
         entry.watch = self.source.watch(
             service, lambda observation: self._observed(entry, observation), lambda _, error: self._failed(entry, error)
         )
@@ -355,6 +391,8 @@ class Catalog:
             now = self._now()
             self._stamp(now)
             self._negative.expire(now)
+            if now >= self._forget_at:
+                self._remembered.clear()
             for entry in list(self._entries.values()):
                 if not entry.is_declared and now - entry.touched_at >= self.settings.idle_s:
                     _log.debug("discovery: %s was idle and is watched no more", entry.service)
@@ -399,7 +437,7 @@ class Catalog:
             self.source.name,
             entry.is_declared,
             entry.contact,
-            retention.age_s(now) if retention.observations else None,
+            retention.age_s(now) if retention.is_known else None,
             None if entry.error is None else str(entry.error),
             len(retention.served.usable),
             len(retention.served.known),

@@ -12,7 +12,7 @@ from mesh.discovery.consul_client import ConsulClient, ConsulConfig
 from mesh.discovery.consul_registration import ConsulRegistration
 from mesh.discovery.consul_watch import WAIT_S, Answer, Query, WatchLoop
 from mesh.model.name import Name
-from mesh.model.service import Health, Instance
+from mesh.model.service import Endpoint, Health, Instance
 from mesh.tasks import Tasks
 
 __all__ = ["ConsulConfig", "ConsulSource"]
@@ -55,6 +55,7 @@ class ConsulSource:
         self._wait_s = wait_s
         self._tasks = Tasks("consul")
         self._slots = Slots(config.max_blocking)
+        self._registrations: list[ConsulRegistration] = []
         self._is_hint_given = False
 
     async def start(self) -> None:
@@ -72,25 +73,37 @@ class ConsulSource:
         if not answer.has_leader and not answer.endpoints:
             raise SourceError(f"Consul has no leader and does not know {service}, which may not be the truth")
         if not answer.endpoints:
-            await self._hint_at_token()
+            # Where an instance was registered, its service may be read; that it is gone is our own doing.
+            if not any(each.is_leaving and each.instance.service == service for each in self._registrations):
+                await self.hint_at_token()
             return None
         return Observation(service, answer.endpoints, Contact.RESUMED)
 
     def watch(self, service: Name, observer: Observer, failed: FailureObserver) -> ConsulWatch:
         """Watch with a blocking query, or above ``max_blocking`` of them by polling the agent's cache."""
-        return ConsulWatch(
-            service, observer, failed, WatchLoop(self._rng, self._wait_s), self._client, self._slots, self._tasks
-        )
+        loop = WatchLoop(self._rng, self._wait_s)
+        return ConsulWatch(self, service, observer, failed, loop, self._client, self._slots, self._tasks)
 
     async def register(
         self, instance: Instance, health: Health, check: HealthCheck | None = None
     ) -> ConsulRegistration:
         """Register with the agent. Without a ``check`` the health is renewed against a TTL check of 10 s."""
         registration = ConsulRegistration(self._client, instance, health, check, self._rng)
+        self._registrations.append(registration)
         await registration.open()
         return registration
 
-    async def _hint_at_token(self) -> None:
+    def is_leaving(self, service: Name, endpoint: Endpoint) -> bool:
+        """Whether its going away was announced: by whoever it is, or by us, which a watch may not have seen in time."""
+        where = (endpoint.address, endpoint.port)
+        return endpoint.health is Health.LEAVING or any(
+            each.is_leaving
+            and each.instance.service == service
+            and (each.instance.endpoint.address, each.instance.endpoint.port) == where
+            for each in self._registrations
+        )
+
+    async def hint_at_token(self) -> None:
         """Say once where "nothing there" may mean "nothing for you": 1.8 filters silently (200 with [])."""
         if self._is_hint_given:
             return
@@ -111,6 +124,7 @@ class ConsulWatch:
 
     def __init__(
         self,
+        source: ConsulSource,
         service: Name,
         observer: Observer,
         failed: FailureObserver,
@@ -121,19 +135,23 @@ class ConsulWatch:
     ) -> None:
         """Starts at once."""
         self.service = service
+        self._source = source
         self._observer = observer
         self._failed = failed
         self._loop = loop
         self._client = client
         self._slots = slots
         self._tasks = tasks
-        self._count = 0
+        self._listed: tuple[Endpoint, ...] = ()
         self._task = tasks.start(self._run(), f"watch {service}")
 
     async def close(self) -> None:
         """End it. Safe to call twice."""
         self._task.cancel()
         await asyncio.wait((self._task,))
+
+    def _is_leaving(self, endpoint: Endpoint) -> bool:
+        return self._source.is_leaving(self.service, endpoint)
 
     async def _run(self) -> None:
         now = asyncio.get_running_loop().time
@@ -158,14 +176,14 @@ class ConsulWatch:
     def _report(self, now: float, answer: Answer) -> float:
         """Pass an answer on; returns the pause before the next query, seconds."""
         step = self._loop.answered(now, answer)
-        if self._count and not answer.endpoints:
+        if self._listed and not answer.endpoints and not all(map(self._is_leaving, self._listed)):
             _log.warning(
-                "Consul lists no instance of %s any more (it listed %d); with ACLs on, a token without service:read "
-                "sees the same",
+                "Consul lists no instance of %s any more (it listed %d), and nobody had announced it",
                 self.service,
-                self._count,
+                len(self._listed),
             )
-        self._count = len(answer.endpoints)
+            self._tasks.start(self._source.hint_at_token(), "hint at token")
+        self._listed = answer.endpoints
         self._observer(Observation(self.service, answer.endpoints, step.contact))
         if not step.is_vouched_for:
             self._failed(

@@ -146,6 +146,11 @@ class ConsulRegistration:
             self.health = health
             self._wake.set()
 
+    @property
+    def is_leaving(self) -> bool:
+        """Its going away was announced, or it was taken out."""
+        return self._is_leaving or self._is_closed
+
     async def announce_leaving(self) -> None:
         """Maintenance mode. Raises SourceError."""
         self._is_leaving = True

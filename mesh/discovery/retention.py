@@ -12,9 +12,12 @@ sent traffic to nobody):
 - While the source is blind nothing is forgotten: the grace time runs in contact only, and begins anew with each
   resumed contact, since whoever has to register again needs its time after that, not before.
 
+- What an earlier process knew (``recall``) is knowledge of a source that has been blind ever since: served as it was
+  until the source speaks, and then what it does not list has its grace time.
+
 What this misses: a dead endpoint in its grace time costs the first caller one failed connection, which is retried.
-Cold, nothing is known and nothing is served. When all endpoints are listed as critical nothing is served either:
-that was said, not forgotten.
+Cold, with nothing recalled, nothing is known and nothing is served. When all endpoints are listed as critical nothing
+is served either: that was said, not forgotten.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ class ServedEndpoints:
 class Retention:
     """Decides what is served of one service. Methods that may change it tell whether they did; read ``served``."""
 
-    __slots__ = ("_graces", "_known", "_policy_subsets", "blind_since", "grace_s", "observations", "served")
+    __slots__ = ("_graces", "_known", "_policy_subsets", "blind_since", "grace_s", "is_known", "observations", "served")
 
     def __init__(self, service: Name, grace_s: float = DEFAULT_GRACE_S) -> None:
         """Know nothing. ``grace_s``: how long missing endpoints stay, in seconds; at least one lease."""
@@ -59,7 +62,9 @@ class Retention:
         self.blind_since: float | None = None
         """When contact was lost (the caller's clock), None while in contact or before the first observation."""
         self.observations = 0
-        """How many observations came in; 0: nothing is known yet."""
+        """How many observations came in."""
+        self.is_known = False
+        """Something was observed or recalled; else ``served`` is empty because nobody has said anything yet."""
         self._known: dict[str, Endpoint] = {}
         self._graces: dict[str, float] = {}  # id of a missing endpoint -> when its grace time ends
         self._policy_subsets: Subsets = {}
@@ -73,6 +78,7 @@ class Retention:
         is_continuous = observation.contact is Contact.CONTINUOUS and self.blind_since is None and self.observations > 0
         self.blind_since = None
         self.observations += 1
+        self.is_known = True
         listed = {endpoint.id: endpoint for endpoint in observation.endpoints}
         gone = [endpoint for id_, endpoint in self._known.items() if id_ not in listed]
         graces, self._graces = self._graces, {}
@@ -92,6 +98,14 @@ class Retention:
                     listed[endpoint.id] = endpoint
                     self._graces[endpoint.id] = ends
         return self._publish()
+
+    def recall(self, now: float, endpoints: Iterable[Endpoint], age_s: float) -> None:
+        """Before any observation: serve what was known ``age_s`` seconds ago, as if contact was lost then."""
+        if not self.observations:
+            self._known = {endpoint.id: endpoint for endpoint in endpoints}
+            self.blind_since = now - age_s
+            self.is_known = True
+            self._publish()
 
     def lost_contact(self, now: float) -> None:
         """The source is silent from now on: what is served stays as it is until it speaks again."""

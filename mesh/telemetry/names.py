@@ -95,7 +95,7 @@ TABLE_ACKS = Metric("mesh_table_acks_total", COUNTER, "Tables taken from the con
 TABLE_NACKS = Metric("mesh_table_nacks_total", COUNTER, "Tables refused.")
 CONTROL_CONNECTED = Metric("mesh_control_connected", GAUGE, "1 while the control stream is up.")
 LAST_GOOD_FAILURES = Metric(
-    "mesh_last_good_write_failures_total", COUNTER, "Times the table could not be kept on disk."
+    "mesh_last_good_write_failures_total", COUNTER, "Times the table or the endpoints could not be kept on disk."
 )
 SPANS_EXPORTED = Metric("mesh_spans_exported_total", COUNTER, "Spans that the backend took.")
 SPANS_DROPPED = Metric("mesh_spans_dropped_total", COUNTER, "Spans lost: queue full, or the backend did not take them.")

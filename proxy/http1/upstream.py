@@ -23,12 +23,16 @@ if TYPE_CHECKING:
     from proxy.upstream.endpoint import UpstreamEndpoint
 
 
+MAX_INFORMATIONAL = 64  # a program tells of progress now and then; without a limit this would be an answer without end
+
+
 class Http1Upstream(asyncio.Protocol):
     """See the module. ``idle_since_s`` is set by the pool."""
 
     __slots__ = (
         "_buffer",
         "_chunked_request",
+        "_informational",
         "_keep_alive",
         "_reader",
         "_request_ended",
@@ -54,6 +58,7 @@ class Http1Upstream(asyncio.Protocol):
         self._reader: BodyReader | None = None
         self._keep_alive = False
         self._request_ended = False
+        self._informational = 0
         self._chunked_request = False
 
     # --- the attempt's side -----------------------------------------------------------------------------------------
@@ -64,6 +69,7 @@ class Http1Upstream(asyncio.Protocol):
         attempt.reused = self.served > 0
         self.served += 1
         self._request_ended = ended
+        self._informational = 0
         data = request_bytes(head, added)
         if head.has_body:
             self._chunked_request = head.content_length is None
@@ -188,6 +194,10 @@ class Http1Upstream(asyncio.Protocol):
             data = data[end + 4 :]
             if head.status >= 200:
                 break
+            self._informational += 1
+            if self._informational > MAX_INFORMATIONAL:
+                message = f"more than {MAX_INFORMATIONAL} answers 1xx before the final one"
+                raise UpstreamProtocolError(message)
             attempt.on_informational(head)
         self._buffer = b""
         if framing == len(data):  # the whole body is here already, and no more than that: the common case

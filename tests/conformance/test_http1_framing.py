@@ -241,6 +241,7 @@ REFUSED_ANSWERS = [
     ("9112 §6.1", "coding in HTTP/1.0", b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     ("9112 §6.2", "two lengths", OK + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok"),
     ("9112 §6.2", "length is no number", OK + b"Content-Length: two\r\n\r\nok"),
+    ("9110 §15.2", "informational without end", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 65),
     ("9110 §15.2.2", "switched unasked", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
 ]
 TAKEN_ANSWERS = [
@@ -251,6 +252,7 @@ TAKEN_ANSWERS = [
     ("9112 §6.3", "204 with a length", b"GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", b"", True),
     ("9112 §6.3", "304 with a length", b"GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", b"", True),
     ("9110 §15.2", "informational first", b"GET", b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\nok", b"ok", True),
+    ("9110 §15.2", "informational often", b"GET", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 64 + OK + b"Content-Length: 2\r\n\r\nok", b"ok", True),
     ("9112 §9.3", "Connection: close", b"GET", OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
     ("9112 §9.3", "HTTP/1.0", b"GET", b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
     ("9112 §9.3", "HTTP/1.0 kept", b"GET", b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok", b"ok", True),

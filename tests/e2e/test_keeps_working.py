@@ -27,9 +27,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 AWAY_S = float(os.environ.get("MESH_TEST_AWAY_S", "8"))
 """How long the control server is dead under load; the release is tested with 60."""
 
+WORKERS = pytest.mark.parametrize("workers", [1, 2])
+"""Of every sidecar in the test: one process that is all, or two that its parent tells everything."""
 
-async def test_a_dead_control_server_costs_no_request_and_is_obeyed_again_when_it_is_back(tmp_path: Path) -> None:
-    async with Fleet(tmp_path) as fleet:
+
+@pytest.mark.parametrize(("workers", "away_s"), [(1, AWAY_S), (2, min(AWAY_S, 2))])
+async def test_a_dead_control_server_costs_no_request_and_is_obeyed_again_when_it_is_back(
+    tmp_path: Path, workers: int, away_s: float
+) -> None:
+    async with Fleet(tmp_path, workers=workers) as fleet:
         control = await fleet.control()
         old, new, caller = await asyncio.gather(
             fleet.instance("pay", version="v1", label="pay-1"),
@@ -42,7 +48,7 @@ async def test_a_dead_control_server_costs_no_request_and_is_obeyed_again_when_i
         async with fleet.load(caller, "pay") as load:
             await load.more(60)
             await control.kill()
-            await load.run_for(AWAY_S)
+            await load.run_for(away_s)
             assert load.shares() == {"v1": 1.0}
             assert await caller.metric("mesh_control_connected") == 0
             await control.restart()
@@ -54,10 +60,11 @@ async def test_a_dead_control_server_costs_no_request_and_is_obeyed_again_when_i
         assert not load.failures
 
 
+@WORKERS
 async def test_consul_restarted_empty_and_a_cold_start_without_control_server_change_nothing(
-    tmp_path: Path, consul: ConsulAgent
+    tmp_path: Path, consul: ConsulAgent, workers: int
 ) -> None:
-    async with Fleet(tmp_path) as fleet:
+    async with Fleet(tmp_path, workers=workers) as fleet:
         fleet.consul_url = consul.url
         control = await fleet.control()
         caller, (_, a), (_, b), pay = await asyncio.gather(
@@ -105,14 +112,60 @@ async def test_consul_restarted_empty_and_a_cold_start_without_control_server_ch
         assert pay.sidecar.process.is_running
 
 
+async def test_a_cold_start_without_control_server_serves_the_table_and_endpoints_it_had(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        control = await fleet.control()
+        data = ("--data", str(tmp_path / "callers"))
+        caller, workers, old, new, other = await asyncio.gather(
+            fleet.sidecar("caller", *data),
+            fleet.sidecar("caller", *data, "--workers", "2", label="workers"),
+            fleet.instance("pay", version="v1", label="pay-1"),
+            fleet.instance("pay", version="v2", label="pay-2"),
+            fleet.instance("stock"),
+        )
+        for each in (caller, workers):
+            await each.until_usable("pay", 2)  # declared by the weights
+            await each.until_usable("stock", 1)  # asked for, no more
+        assert (await control.set_weights("pay", v1=0, v2=100)).is_acked_by_all
+        await control.kill()
+        kept = [tmp_path / "callers" / f"caller_{label}.endpoints" for label in ("caller", "workers")]
+        await until(lambda: all(f.exists() and b"stock" in f.read_bytes() for f in kept), what="the files")
+        await asyncio.gather(caller.process.kill(), workers.process.stop())
+
+        for each in (caller, workers):
+            await fleet.again(each).until_ready()
+            for service in ("pay", "stock"):
+                answers = [await get(each.url(), {"host": service}) for _ in range(10)]
+                assert [answer.status for answer in answers] == [200] * 10, (service, str(answers[0]))
+                if service == "pay":
+                    assert {answer.told["version"] for answer in answers} == {"v2"}
+            assert await each.metric("mesh_endpoints_age_seconds") > 0
+            pages = {page["service"]: page for page in await each.page("clusters")}
+            assert "registry at" in pages["pay"]["source_error"]
+
+        # The registry comes back knowing nothing; what was on disk is served on until all have registered again.
+        async with fleet.load(caller, "pay", rate=100) as load:
+            await load.more(50)
+            await control.restart()
+            await control.until_acked(caller.node, workers.node, old.sidecar.node, new.sidecar.node, other.sidecar.node)
+            assert (await control.set_weights("pay", v1=100, v2=0)).is_acked_by_all
+            await load.more(20)  # what was under way when the weights changed
+            since = await load.more(100)
+            assert load.shares(since) == {"v1": 1.0}
+        assert not load.failures
+
+
 async def register(consul: ConsulAgent, instance: str, port: int) -> None:
     """Register a program itself, without a sidecar, so that the test says when it returns."""
     body = {"ID": instance, "Name": "pay", "Address": "127.0.0.1", "Port": port, "Meta": {"version": "v2"}}
     await consul.put("/v1/agent/service/register", body)
 
 
-async def test_an_endpoint_killed_in_its_answer_never_leaves_half_of_it_as_a_whole_one(tmp_path: Path) -> None:
-    async with Fleet(tmp_path) as fleet:
+@WORKERS
+async def test_an_endpoint_killed_in_its_answer_never_leaves_half_of_it_as_a_whole_one(
+    tmp_path: Path, workers: int
+) -> None:
+    async with Fleet(tmp_path, workers=workers) as fleet:
         program, port = await fleet.program("pay")
         pay = await fleet.sidecar("pay", "--port", str(port), discovery=False)
         services = str(fleet.services_file(pay=pay.inbound))
@@ -178,11 +231,14 @@ class Half:
         return len(rest) < 5000 and not rest.endswith(b"0\r\n\r\n")
 
 
-async def test_a_rolling_restart_and_a_dead_machine_cost_no_request(tmp_path: Path) -> None:
-    async with Fleet(tmp_path) as fleet:
+@WORKERS
+async def test_a_rolling_restart_and_a_dead_machine_cost_no_request(tmp_path: Path, workers: int) -> None:
+    async with Fleet(tmp_path, workers=workers) as fleet:
         await fleet.control("--lease", "2")
         first, second = fleet.run("pay", label="pay-1"), fleet.run("pay", label="pay-2")
         caller = await fleet.sidecar("caller")
+        # Asked for before it is registered, a service is called unknown for some seconds.
+        await asyncio.gather(*(i.process.until_logged("registered as") for i in (first, second)))
         await caller.until_usable("pay", 2)
         async with fleet.load(caller, "pay") as load:
             await load.more(30)

@@ -188,17 +188,21 @@ async def end_group(group: int) -> None:
 
 async def test_the_python_on_the_client_s_page_runs(tmp_path: Path) -> None:
     grpc, http = free_port(), free_port()
-    (code,) = [b.text for b in blocks((REPO / "docs" / "python-client.md").read_text()) if b.language == "python"]
+    shown = [b.text for b in blocks((REPO / "docs" / "python-client.md").read_text()) if b.language == "python"]
     mesh = Path(sys.executable).with_name("mesh")
     listen = ("--listen", f"127.0.0.1:{grpc}", "--http", f"127.0.0.1:{http}", "--data", ":memory:")
     async with Process.start(mesh, "control", *listen, log=tmp_path / "control.log") as control:
         await control.until_logged("ready grpc=")
-        program = Process.start(
-            sys.executable, "-c", with_free_ports(code, {15010: grpc}), log=tmp_path / "log", cwd=REPO
-        )
-        assert await program.wait() == 0, program.output()
-        assert "version 2 acked by all: True" in program.output()
-        assert "somebody else was there: version 2" in program.output()
+        output = ""
+        for number, code in enumerate(shown):
+            log = tmp_path / f"log-{number}"
+            program = Process.start(sys.executable, "-c", with_free_ports(code, {15010: grpc}), log=log, cwd=REPO)
+            assert await program.wait() == 0, program.output()
+            output += program.output()
+    assert "version 2 acked by all: True" in output
+    assert "somebody else was there: version 2" in output
+    assert "version 4 []" in output  # the second one, on what the first left
+    assert "4 deploy-script half\n3 deploy-bot" in output
 
 
 def test_make_demo_is_mesh_demo_after_its_setup() -> None:

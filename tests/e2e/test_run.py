@@ -1,6 +1,9 @@
 """`mesh run` as a supervisor of one program sees it: environment, exit codes, signals, ports."""
 
 import asyncio
+import contextlib
+import os
+import re
 import signal
 import sys
 from functools import partial
@@ -55,6 +58,63 @@ async def test_the_programs_calls_go_through_the_sidecar_and_signals_reach_it(tm
         await pay.process.until(all_came, what="the signals to be passed on")
 
 
+SERVER = (
+    sys.executable, "-c",
+    "import http.server as h, sys; h.HTTPServer(('127.0.0.1', int(sys.argv[1])), h.SimpleHTTPRequestHandler).serve_forever()",
+)  # fmt: skip
+"""A program that knows nothing of signals."""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("verb", ["run", "sidecar"])
+async def test_sighup_opens_the_access_log_again_and_kills_nothing(tmp_path: Path, verb: str, workers: str) -> None:
+    async with Fleet(tmp_path) as fleet:
+        # Two names of one file: nobody who is not told sees that another folder took the first one's place.
+        (tmp_path / "a").mkdir()
+        (tmp_path / "b").mkdir()
+        (tmp_path / "a" / "log").touch()
+        (tmp_path / "b" / "log").hardlink_to(tmp_path / "a" / "log")
+        (tmp_path / "now").symlink_to("a")
+        (tmp_path / "next").symlink_to("b")
+        port = str(free_port())
+        log = ("--access-log", "all", "--access-log-path", str(tmp_path / "now" / "log"))
+        options = ("--port", port, "--workers", workers, *log, "--services", str(fleet.services_file()))
+        if verb == "sidecar":
+            fleet.start("server", *SERVER, port)
+        pay = fleet.launch("pay", *options, verb=verb, program=(*SERVER, port) if verb == "run" else ())
+        await pay.until_ready()
+        await pay.process.until(partial(is_answering, pay), what="the program behind the sidecar")
+
+        async def is_open_in(folder: str) -> bool:
+            for _ in range(8):  # each worker should have a line to write
+                await ask(pay, "/")
+            return links(pay, "log") == [str(tmp_path / folder / "log")] * int(workers)
+
+        await pay.process.until(partial(is_open_in, "a"), what="the log to be written")
+        before = tree(pay.process.pid)
+        (tmp_path / "next").rename(tmp_path / "now")
+        assert await is_open_in("a")
+        pay.process.signal(signal.SIGHUP)
+        await pay.process.until(partial(is_open_in, "b"), what="the log to be opened again")
+        assert tree(pay.process.pid) == before
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in below for each in tree(int(child)))]
+
+
+def links(sidecar: SidecarProcess, name: str) -> list[str]:
+    """The paths of that name which the processes of a sidecar have open."""
+    found: list[Path] = []
+    for pid in tree(sidecar.process.pid):
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since the folder was read
+                found.append(fd.readlink())
+    return [str(path) for path in found if path.name == name]
+
+
 async def test_curl_in_a_wrapped_program_reaches_other_services_by_their_names(tmp_path: Path) -> None:
     async with Fleet(tmp_path) as fleet:
         _, port = await fleet.program("reviews")
@@ -88,6 +148,30 @@ async def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
         await tough.process.until_logged("tough", timeout_s=20)
         tough.process.signal(signal.SIGTERM)
         assert await tough.process.wait(timeout_s=20) == 128 + signal.SIGKILL
+
+
+async def test_the_program_is_told_to_stop_when_mesh_run_alone_is_killed(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        pay = await fleet.run("pay").until_ready()
+        await pay.process.until(partial(is_answering, pay), what="the program behind the sidecar")
+        program = (await ask(pay, "/")).told["pid"]
+        try:
+            await pay.process.kill()
+            await until(lambda: "ended in order" in pay.process.output(), what="the program to end")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(program, signal.SIGKILL)
+
+
+async def test_the_program_is_as_if_started_by_a_shell(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        job = fleet.launch("job", verb="run", program=("cat", "/proc/self/status"))
+        assert await job.process.wait(timeout_s=20) == 0
+        (ignored,) = re.findall(r"^SigIgn:\s(\w+)$", job.process.output(), re.MULTILINE)
+        assert not int(ignored, 16) & (1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1))
+        absent = fleet.launch("absent", verb="run", program=("no-such-program",))
+        assert await absent.process.wait(timeout_s=20) == 127
+        assert "cannot start no-such-program: No such file or directory" in absent.process.output()
 
 
 async def test_a_taken_port_is_told_and_the_program_never_starts(tmp_path: Path) -> None:

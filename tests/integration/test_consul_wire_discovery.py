@@ -9,7 +9,7 @@ from aiohttp import web
 
 from mesh.discovery.base import Contact, SourceError, SourceRefused
 from mesh.discovery.consul import ConsulConfig, ConsulSource
-from mesh.model.service import Health, Instance
+from mesh.model.service import Endpoint, Health, Instance
 from tests.support.discovery import REVIEWS, Seen, endpoint
 from tests.support.process import until
 
@@ -204,3 +204,94 @@ async def test_a_deregistration_is_done_whatever_the_agent_says_of_an_unknown_id
     registration = await source.register(Instance(REVIEWS, endpoint("a")), Health.PASSING)
     await registration.close()
     assert "stays registered" not in caplog.text
+
+
+LEAVING = ENTRY | {"Checks": [{"CheckID": "_service_maintenance:a", "Status": "critical"}]}
+OTHER = {**ENTRY, "Service": {"ID": "b", "Address": "10.0.0.2", "Port": 80, "Meta": {}, "Tags": []}}
+OURS = Endpoint("a", "10.0.0.1", 80)
+
+
+@dataclass
+class Told:
+    """An agent with ACLs on, whose token may not read the agent; it lists what ``entries`` says."""
+
+    entries: list[dict[str, object]]
+    index: int = 10
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/v1/agent/self":
+            return web.Response(status=403, text="Permission denied")
+        if request.method == "PUT":
+            return web.Response()
+        began = self.index
+        while "index" in request.query and int(request.query["index"]) == self.index == began:
+            await asyncio.sleep(0.01)
+        return json(self.entries, self.index)
+
+    def say(self, *entries: dict[str, object]) -> None:
+        self.entries, self.index = list(entries), self.index + 1
+
+
+async def test_what_left_as_announced_is_no_sign_of_a_wrong_token(
+    agent: Agent, source: ConsulSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told([ENTRY])
+    agent.answer = told.answer
+    seen = Seen(source)
+    await seen.until_ids("a")
+    told.say(LEAVING)
+    await seen.until_ids("a", health=Health.LEAVING)
+    told.say()
+    await seen.until_ids()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("how", ["announced", "deregistered"])
+async def test_what_we_took_out_ourselves_is_no_sign_of_a_wrong_token(
+    agent: Agent, source: ConsulSource, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told([ENTRY])
+    agent.answer = told.answer
+    registration = await source.register(Instance(REVIEWS, OURS), Health.PASSING)
+    seen = Seen(source)
+    await seen.until_ids("a")
+    await (registration.announce_leaving() if how == "announced" else registration.close())
+    told.say()
+    await seen.until_ids()
+    assert await source.lookup(REVIEWS) is None
+    await registration.close()
+    assert not caplog.records
+
+
+async def test_what_went_without_a_word_may_be_hidden_by_a_token_which_is_said_once(
+    agent: Agent, source: ConsulSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told([LEAVING, OTHER])
+    agent.answer = told.answer
+    seen = Seen(source)
+    await seen.until_ids("a", "b")
+    told.say()
+    await seen.until_ids()
+    await until(lambda: "Consul has ACLs on" in caplog.text, what="the hint")
+    assert "lists no instance of reviews any more (it listed 2)" in caplog.text
+    assert await source.lookup(REVIEWS) is None
+    assert len(caplog.records) == 2
+
+
+async def test_without_acls_what_went_without_a_word_is_told_and_no_token_is_spoken_of(
+    agent: Agent, source: ConsulSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told([ENTRY])
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return json({}) if request.path == "/v1/agent/self" else await told.answer(request)
+
+    agent.answer = answer
+    seen = Seen(source)
+    await seen.until_ids("a")
+    told.say()
+    await seen.until_ids()
+    await until(lambda: any(r.path == "/v1/agent/self" for r in agent.requests), what="the question")
+    assert await source.lookup(REVIEWS) is None
+    assert "nobody had announced it" in caplog.text
+    assert "token" not in caplog.text

@@ -79,7 +79,7 @@ def test_the_sdist_has_the_packages_and_what_documents_deploys_and_tests_them(tm
     subprocess.run(build, cwd=REPO, check=True)
     (file,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(file) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+        archive.extractall(tmp_path / "unpacked")  # noqa: S202 - our own; Debian 12 has no filters
     (root,) = (tmp_path / "unpacked").iterdir()
     assert files(root, *PACKAGES, *BESIDE) == files(REPO, *PACKAGES, *BESIDE)
     assert {"LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml"} <= {path.name for path in root.iterdir()}

@@ -220,11 +220,13 @@ async def get(
 class Load:
     """An open loop: requests start at a fixed rate whatever the answers do. GETs, and every third a POST without key."""
 
-    def __init__(self, url: str, service: str, rate: float, methods: tuple[str, ...]) -> None:
+    def __init__(self, url: str, service: str, rate: float, methods: tuple[str, ...], *, is_spread: bool) -> None:
+        """``is_spread``: a connection for each request, so that all workers get some."""
         self._url = url
         self._headers = {"host": service}
         self._rate = rate
         self._methods = methods
+        self._is_spread = is_spread
         self._tasks = Tasks("load")
         self._open = 0
         self.answers: list[Answer] = []
@@ -259,7 +261,8 @@ class Load:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)
-        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+        connector = aiohttp.TCPConnector(limit=0, force_close=self._is_spread)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
             sending = self._tasks.start(self._send(session), "send")
             try:
                 yield self
@@ -302,8 +305,10 @@ def patched(statement: str) -> tuple[str, ...]:
 class Fleet:
     """See the module. Everything it started is ended on the way out, newest first, by pid."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, workers: int = 1) -> None:
+        """``workers``: of every sidecar."""
         self._directory = directory
+        self._workers = workers
         self._processes: list[Process] = []
         self.control_address: str | None = None
         self.consul_url: str | None = None
@@ -366,6 +371,8 @@ class Fleet:
             settings["--control"] = self.control_address
         if discovery and self.consul_url:
             settings["--consul"] = self.consul_url
+        if self._workers > 1:
+            settings["--workers"] = str(self._workers)
         settings.update(zip(options[::2], options[1::2], strict=True))
         flat = [part for pair in settings.items() for part in pair]
         command = (*entry, verb, *flat, *(("--", *program) if program else ()))
@@ -414,4 +421,4 @@ class Fleet:
         methods: tuple[str, ...] = ("GET", "GET", "POST"),
     ) -> contextlib.AbstractAsyncContextManager[Load]:
         """Steady load into a sidecar's outbound side."""
-        return Load(caller.url(path), service, rate, methods).running()
+        return Load(caller.url(path), service, rate, methods, is_spread=self._workers > 1).running()

@@ -89,7 +89,7 @@ class Demo:
                 with self._display:
                     await self._start(session)
                     followers = [group.create_task(self._follow_load()), group.create_task(self._follow_sidecars())]
-                    await self._story()
+                    await self._story(session)
                     await self._end_load()
                     for follower in followers:
                         follower.cancel()
@@ -202,10 +202,10 @@ class Demo:
 
     # --- story ------------------------------------------------------------------------------------------------------
 
-    async def _story(self) -> None:
+    async def _story(self, session: aiohttp.ClientSession) -> None:
         await self._step("reviews v2 at 0 %", {"v1": 100, "v2": 0})
         await self._step("reviews v2 at 10 %", {"v1": 90, "v2": 10}, self._kill_program())
-        await self._step("reviews v2 at 50 %", {"v1": 50, "v2": 50}, self._kill_instance())
+        await self._step("reviews v2 at 50 %", {"v1": 50, "v2": 50}, self._kill_instance(session))
         await self._step("reviews v2 at 100 %", {"v1": 0, "v2": 100})
         self._display.say("the canary is the service now")
 
@@ -232,9 +232,26 @@ class Demo:
         await self._start_program(self._members["ratings-1"])
         self._display.say("the program of ratings-1 is started again")
 
-    async def _kill_instance(self) -> None:
+    async def _kill_instance(self, session: aiohttp.ClientSession) -> None:
+        # On a slow machine ratings-1 may not be back yet, and without both nobody could answer.
+        for member in self._members.values():
+            if member.service == "reviews":
+                await self._until_known_well(session, member, "ratings-1")
         self._display.say("SIGKILL to the whole instance ratings-2, sidecar and program")
         await asyncio.gather(self._children.kill("ratings-2-sidecar"), self._children.kill("ratings-2"))
+
+    async def _until_known_well(self, session: aiohttp.ClientSession, caller: Member, instance: str) -> None:
+        """Wait until the caller's sidecar would send to an instance."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + START_TIMEOUT_S
+        while loop.time() < end:
+            async with session.get(f"http://127.0.0.1:{caller.admin}/clusters?format=json") as answer:
+                services = await answer.json()
+            if any(instance in cluster["usable"] for service in services for cluster in service["clusters"]):
+                return
+            await asyncio.sleep(0.1)
+        message = f"{instance} did not come back for {caller.name} within {START_TIMEOUT_S:g} s"
+        raise DemoError(message)
 
     async def _set_weights(self, weights: dict[str, int], *, patient: bool = False) -> tuple[float, int]:
         """Set them through the operator API; gives the time until the last ACK in ms, and how many there were."""

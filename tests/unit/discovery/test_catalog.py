@@ -10,7 +10,7 @@ from mesh.discovery.base import Contact, SourceError
 from mesh.discovery.catalog import Catalog, CatalogSettings, Resolution, ServedEndpoints, Unresolved, Why
 from mesh.model.name import Name
 from tests.support.process import until
-from tests.unit.discovery.fakes import FakeSource, name
+from tests.unit.discovery.fakes import FakeSource, endpoints, name
 
 REVIEWS, RATINGS, NOBODY = name("reviews"), name("ratings"), name("nobody")
 Make = Callable[..., Catalog]
@@ -359,3 +359,67 @@ async def test_what_a_watch_says_after_its_service_was_dropped_is_not_heard(sour
     source.fail(REVIEWS)
     del source.watches[REVIEWS]
     assert catalog.get(REVIEWS) is None
+
+
+# --- what an earlier process knew ---
+
+
+async def test_what_is_remembered_of_a_declared_service_is_served_at_once_and_told(
+    source: FakeSource, make: Make
+) -> None:
+    catalog = make()
+    told: list[str] = []
+    catalog.subscribe(lambda _, served: told.append(ids(served)))
+    catalog.remember({REVIEWS: endpoints("a", "b")}, 60)
+    catalog.declare([REVIEWS])
+    source.fail(REVIEWS)
+    assert ids(await catalog.resolve(REVIEWS)) == ids(catalog.get(REVIEWS)) == "a b"
+    (report,) = catalog.report()
+    assert report.age_s == pytest.approx(60, abs=5)
+    assert report.error == "the source is down"
+    source.say(REVIEWS, "a")  # first word after a break: b has its grace time
+    assert ids(catalog.get(REVIEWS)) == "a b"
+    catalog.connect_failed(REVIEWS, "b")
+    assert told == ["a b", "a b", "a"]
+
+
+@pytest.mark.parametrize("trouble", ["down", "silent", "busy", "empty"])
+async def test_what_is_remembered_of_another_service_is_served_where_the_source_does_not_tell(
+    source: FakeSource, make: Make, trouble: str
+) -> None:
+    catalog = make(lookup_timeout_s=0.01, max_lookups=0 if trouble == "busy" else 1)
+    if trouble == "down":
+        source.error = SourceError("the source is down")
+    elif trouble == "silent":
+        source.gate.clear()
+    source.known.clear()
+    catalog.remember({REVIEWS: endpoints("a")}, 0)
+    assert ids(await catalog.resolve(REVIEWS)) == "a"
+    assert isinstance(await catalog.resolve(RATINGS), Unresolved)
+    assert list(source.watches) == [REVIEWS]  # followed from now on
+    source.say(REVIEWS, "b", contact=Contact.RESUMED)
+    catalog.connect_failed(REVIEWS, "a")
+    assert ids(catalog.get(REVIEWS)) == "b"
+
+
+async def test_a_source_that_answers_is_believed_with_the_grace_time_of_what_it_does_not_list(
+    source: FakeSource, make: Make
+) -> None:
+    catalog = make(grace_s=0.02)
+    catalog.remember({REVIEWS: endpoints("z")}, 0)
+    assert ids(await catalog.resolve(REVIEWS)) == "a b z"
+    await until(lambda: ids(catalog.get(REVIEWS)) == "a b", what="z to be gone")
+
+
+async def test_knowledge_is_what_is_served_and_what_is_remembered_and_was_not_asked_for(
+    source: FakeSource, make: Make
+) -> None:
+    catalog = make(idle_s=0.05, sweep_s=0.01)
+    await catalog.start()
+    catalog.remember({REVIEWS: endpoints("old"), RATINGS: endpoints("r")}, 0)
+    catalog.declare([REVIEWS, NOBODY])
+    source.say(NOBODY)
+    source.say(REVIEWS, "a", contact=Contact.RESUMED)
+    catalog.connect_failed(REVIEWS, "old")
+    assert catalog.knowledge() == {REVIEWS: endpoints("a"), RATINGS: endpoints("r")}
+    await until(lambda: catalog.knowledge() == {REVIEWS: endpoints("a")}, what="ratings to be forgotten")

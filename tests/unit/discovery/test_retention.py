@@ -212,6 +212,31 @@ def test_contact_that_was_lost_is_not_continuous_whatever_the_source_says(talk: 
     assert talk.says(2, "a") == "a b"
 
 
+def test_what_an_earlier_process_knew_is_served_as_by_a_blind_source_until_the_source_speaks(talk: Dialogue) -> None:
+    talk.retention.recall(100, (endpoint("b"), endpoint("a"), endpoint("c", health=Health.CRITICAL)), 3600)
+    assert talk.served == "a b"
+    talk.retention.lost_contact(101)  # the source was not there before either
+    assert talk.retention.age_s(110) == 3610
+    assert talk.after(10_000) == "a b"
+    assert talk.says(20_000, "a") == "a b"  # whatever it says of itself: nobody here was in contact with it
+    assert talk.retention.age_s(20_000) == 0
+    assert talk.after(20_030) == "a"
+
+
+def test_a_recalled_endpoint_that_takes_no_connection_is_gone_once_the_source_does_not_list_it(talk: Dialogue) -> None:
+    talk.retention.recall(0, (endpoint("a"), endpoint("b")), 0)
+    assert not talk.retention.connect_failed("b")
+    talk.resumes(1, "a")
+    assert talk.retention.connect_failed("b")
+    assert talk.served == "a"
+
+
+def test_nothing_is_recalled_over_what_was_observed(talk: Dialogue) -> None:
+    talk.resumes(0, "a")
+    talk.retention.recall(1, (endpoint("b"),), 0)
+    assert talk.served == "a"
+
+
 def test_the_source_restarts_empty_and_instances_return_one_by_one_and_no_share_changes(talk: Dialogue) -> None:
     fleet = [endpoint(f"v1-{n}") for n in range(3)] + [endpoint(f"v2-{n}", "v2") for n in range(2)]
     everything = talk.resumes(0, *fleet)
