@@ -23,9 +23,10 @@ from mesh.client.values import (
     Status,
     Table,
 )
+from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import Name
 from mesh.model.policy import ServicePolicy
-from mesh.model.route import Route
+from mesh.model.route import MAX_WEIGHT, Route
 from mesh.model.snapshot import Kind
 from mesh.model.validate import validate_table
 from mesh.model.wire import (
@@ -97,7 +98,14 @@ def delete(author: str, kind: Kind, name: Name, options: Options | None) -> Requ
 def set_weights(
     author: str, service: Name, weights: Mapping[str, int], route: str, options: Options | None
 ) -> Request[ChangeResult]:
-    """Set the weights of subsets."""
+    """Set the weights of subsets. Raises InvalidError for what the message could not even carry."""
+    outside = [
+        Violation(f"weights[{subset}]", f"is {weight}, not 0 to {MAX_WEIGHT}")
+        for subset, weight in weights.items()
+        if not 0 <= weight <= MAX_WEIGHT
+    ]
+    if outside:
+        raise InvalidError(outside)
     request = operator_pb2.SetWeightsRequest(
         service=encode_name(service),
         weights=[operator_pb2.SubsetWeight(subset=subset, weight=weight) for subset, weight in weights.items()],
