@@ -3,13 +3,15 @@
 (1) The instance is marked as leaving. (2) Inbound goes on accepting, and answers ``Connection: close``. (3) Wait
 until every connected sidecar that watches the service has reported an endpoint state without this instance; with no
 control server to ask, until no request came for 2 s. Both are bounded by ``drain_s``. (4) What is in flight is
-finished, within the same bound. What comes after (stopping the program, then outbound) is its caller's.
+finished, within the same bound. What comes after (stopping the program, then outbound) is its caller's; beside a
+program that somebody else stops, its calls under way are finished here too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import grpc.aio
@@ -23,13 +25,20 @@ QUIET_S = 2.0
 _POLL_S = 0.05
 
 
-async def drain(sidecar: Sidecar) -> None:
-    """Steps 1 to 4. Never raises; takes at most ``drain_s``."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + sidecar.config.drain_s
-    if sidecar.listeners.inbound is None:
-        await _in_flight(sidecar, end)
-        return
+async def drain(sidecar: Sidecar, *, program_stays: bool) -> None:
+    """Steps 1 to 4. Never raises; takes at most ``drain_s``.
+
+    ``program_stays``: the program is not ours to stop, so this is the end of its calls: wait for a moment without any.
+    """
+    end = asyncio.get_running_loop().time() + sidecar.config.drain_s
+    if sidecar.listeners.inbound is not None:
+        await _leave(sidecar, end)
+        await _none(sidecar.inbound_under_way, end)
+    if program_stays or sidecar.listeners.inbound is None:
+        await _none(sidecar.under_way, end)
+
+
+async def _leave(sidecar: Sidecar, end: float) -> None:
     logger.info("draining: leaving discovery")
     sidecar.begin_drain()
     try:
@@ -40,7 +49,6 @@ async def drain(sidecar: Sidecar) -> None:
                 await _quiet(sidecar)
     except TimeoutError:
         logger.warning("draining: not everybody has taken note within %g s; going on", sidecar.config.drain_s)
-    await _in_flight(sidecar, end)
 
 
 async def _unseen(sidecar: Sidecar) -> bool:
@@ -58,16 +66,15 @@ async def _unseen(sidecar: Sidecar) -> bool:
 
 async def _quiet(sidecar: Sidecar) -> None:
     started = sidecar.plane.clock()
-    while min((await sidecar.inbound_activity())[1], sidecar.plane.clock() - started) < QUIET_S:  # noqa: ASYNC110
+    while min(await sidecar.inbound_quiet_s(), sidecar.plane.clock() - started) < QUIET_S:  # noqa: ASYNC110
         await asyncio.sleep(_POLL_S)
 
 
-async def _in_flight(sidecar: Sidecar, end: float) -> None:
+async def _none(count: Callable[[], Awaitable[int]], end: float) -> None:
+    """Wait until there are no such exchanges."""
     loop = asyncio.get_running_loop()
-    under_way = 0
-    while loop.time() < end:
-        under_way, _ = await sidecar.inbound_activity()
-        if not under_way:
+    while under_way := await count():
+        if loop.time() >= end:
+            logger.warning("draining: %d exchanges are given up", under_way)
             return
         await asyncio.sleep(_POLL_S)
-    logger.warning("draining: %d exchanges are given up", under_way)

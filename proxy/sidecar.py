@@ -263,16 +263,24 @@ class Sidecar:
         if self.pool is not None:
             self.pool.drain()
 
-    async def inbound_activity(self) -> tuple[int, float]:
-        """Inbound exchanges under way, and seconds since the last one began; beside a mere caller, its own calls."""
+    async def under_way(self) -> int:
+        """Exchanges under way in either direction."""
         if self.pool is not None:
-            gauges = await self.pool.gather()
-            return int(gauges.get("inbound_exchanges", 0)), gauges.get("inbound_quiet_s", float("inf"))
+            return int((await self.pool.gather()).get("exchanges", 0))
+        return len(self.plane.exchanges)
+
+    async def inbound_under_way(self) -> int:
+        """Inbound exchanges under way."""
+        if self.pool is not None:
+            return int((await self.pool.gather()).get("inbound_exchanges", 0))
+        return sum(exchange.listener is self.listeners.inbound for exchange in self.plane.exchanges)
+
+    async def inbound_quiet_s(self) -> float:
+        """Seconds since the last inbound exchange began."""
+        if self.pool is not None:
+            return (await self.pool.gather()).get("inbound_quiet_s", float("inf"))
         inbound = self.listeners.inbound
-        if inbound is None:
-            return len(self.plane.exchanges), float("inf")
-        under_way = sum(exchange.listener is inbound for exchange in self.plane.exchanges)
-        return under_way, self.plane.clock() - inbound.last_request_s
+        return float("inf") if inbound is None else self.plane.clock() - inbound.last_request_s
 
     # --- stop -------------------------------------------------------------------------------------------------------
 

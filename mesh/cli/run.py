@@ -103,7 +103,7 @@ class Runner:
         self._tasks.start(self._reap_orphans(), "reap")
         await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
-            await drain(sidecar)
+            await drain(sidecar, program_stays=False)
             await self._end_program(program)
         if sidecar.registration is not None:
             await sidecar.registration.announce_leaving()

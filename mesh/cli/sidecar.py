@@ -82,7 +82,7 @@ async def serve(config: SidecarConfig) -> int:
         return 1
     settle_memory()
     await stop.wait()
-    await drain(sidecar)
+    await drain(sidecar, program_stays=True)
     await sidecar.close()
     await admin.close()
     return 0

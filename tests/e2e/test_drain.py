@@ -96,6 +96,28 @@ async def test_without_a_control_server_quiet_is_waited_for_and_calls_in_flight_
         assert program.is_running
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_beside_a_program_that_goes_on_its_calls_under_way_are_finished(tmp_path: Path, workers: str) -> None:
+    async with Fleet(tmp_path) as fleet:
+        _, port = await fleet.program("other")
+        other = await fleet.sidecar("other", "--port", str(port))
+        program, own = await fleet.program("pay")
+        services = str(fleet.services_file(other=other.inbound))
+        pay = await fleet.sidecar("pay", "--port", str(own), "--services", services, "--workers", workers)
+        async with asyncio.TaskGroup() as group:
+            held = group.create_task(get(pay.url("/hold"), {"host": "other"}))
+            await until(partial(under_way, other, 1), what="the held request")
+            pay.process.signal(signal.SIGTERM)
+            await pay.process.until_logged("draining")
+            await asyncio.sleep(2.5)  # nobody came for 2 s, so that inbound is done
+            assert not held.done()
+            assert pay.process.is_running
+            assert (await ask(other, "/release")).status == 200
+            assert (await held).status == 200
+        assert await pay.process.wait() == 0
+        assert program.is_running
+
+
 async def ask(sidecar: SidecarProcess, path: str = "/") -> Answer:
     """A call to the program, as another sidecar makes it."""
     return await get(f"http://127.0.0.1:{sidecar.inbound}{path}")

@@ -121,7 +121,7 @@ async def test_two_workers_are_one_sidecar(control: str, program: Program) -> No
 
         # Draining reaches both workers.
         url = f"http://{pay.addresses['inbound']}/"
-        await drain(pay)
+        await drain(pay, program_stays=True)
         for _ in range(8):
             async with session.get(url) as answer:
                 assert (answer.status, answer.headers["connection"]) == (200, "close")
