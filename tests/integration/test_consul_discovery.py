@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from mesh.discovery.base import Contact, SourceRefused
+from mesh.discovery.base import Contact, SourceError, SourceRefused
 from mesh.discovery.catalog import Catalog, CatalogSettings, Unresolved, Why
 from mesh.discovery.consul import ConsulConfig, ConsulSource
 from mesh.model.name import Name
@@ -23,6 +24,7 @@ from tests.support.discovery import (
     shared_agent,
 )
 from tests.support.needs import require
+from tests.support.ports import free_port
 from tests.support.process import until
 
 pytestmark = pytest.mark.consul
@@ -188,3 +190,30 @@ async def test_acls_that_hide_everything_are_hinted_at_and_a_bogus_token_is_refu
         assert "CONSUL_HTTP_TOKEN" in answer.detail
         await catalog.close()
         await asyncio.gather(*(each.close() for each in registrations))
+
+
+async def test_over_https_the_agents_certificate_is_verified(tmp_path: Path) -> None:
+    binary, port = require("consul"), free_port()
+    for command in (("ca", "create"), ("cert", "create", "-server")):
+        subprocess.run([binary, "tls", *command], cwd=tmp_path, check=True, capture_output=True)
+    config = {
+        "cert_file": str(tmp_path / "dc1-server-consul-0.pem"),
+        "key_file": str(tmp_path / "dc1-server-consul-0-key.pem"),
+        "ports": {"https": port},
+    }
+    environ = {"CONSUL_HTTP_ADDR": f"127.0.0.1:{port}", "CONSUL_HTTP_SSL": "true"}
+    ca_file = str(tmp_path / "consul-agent-ca.pem")
+    async with ConsulAgent(binary, tmp_path, config=config):
+        for trusted in (True, False):
+            source = ConsulSource(ConsulConfig.make(environ | ({"CONSUL_CACERT": ca_file} if trusted else {})))
+            await source.start()
+            try:
+                if trusted:
+                    registration = await source.register(Instance(REVIEWS, endpoint("a")), Health.PASSING)
+                    await Seen(source).until_ids("a")
+                    await registration.close()
+                else:
+                    with pytest.raises(SourceError, match="certificate"):
+                        await source.lookup(REVIEWS)
+            finally:
+                await source.close()

@@ -15,7 +15,7 @@ class ConsulAgent:
     """A one-node Consul server on free loopback ports, started on entry and stopped on exit.
 
     It keeps its state under ``directory`` and its ports over restarts, so a test can choose what a restart loses.
-    ``config`` is merged into the agent's configuration (JSON as Consul's documentation has it).
+    ``config`` is merged into the agent's configuration (JSON as Consul's documentation has it), its ports too.
     """
 
     def __init__(self, binary: Path, directory: Path, *, config: dict[str, Any] | None = None) -> None:
@@ -44,7 +44,8 @@ class ConsulAgent:
             "performance": {"raft_multiplier": 1},  # a leader in 2 s rather than in 10
             "disable_update_check": True,
         }
-        self._config.write_text(json.dumps(settings | (config or {})))
+        ports = settings["ports"] | (config or {}).get("ports", {})
+        self._config.write_text(json.dumps(settings | (config or {}) | {"ports": ports}))
         self.process: Process | None = None
         self._session: aiohttp.ClientSession | None = None
 
