@@ -12,7 +12,7 @@ from tests.support.needs import TOOLS
 
 SETTLE_S = 0.1  # what a proxy still writes or sends after the last answer (log lines, spans) counts too
 GRACE_S = 30.0
-_RESULT = re.compile(rb"RESULT (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)")
+_RESULT = re.compile(rb"RESULT" + rb" (\d+)" * 9)
 
 
 class BenchError(Exception):
@@ -74,7 +74,9 @@ async def wrk(port: int, pid: int, script: Path, seconds: int, connections: int)
     found = _RESULT.search(output)
     if found is None:
         raise BenchError(f"wrk said: {output.decode(errors='replace').strip()[:200]}")
-    requests, duration_us, p50_us, p99_us, bad_status, broken = map(int, found.groups())
-    if bad_status or broken or not requests:
-        raise BenchError(f"of {requests} requests {bad_status} were answered with an error and {broken} broke")
+    requests, duration_us, p50_us, p99_us, bad_status, *broken = map(int, found.groups())
+    if bad_status or any(broken) or not requests:
+        kinds = zip(("connecting", "reading", "writing", "timeout"), broken, strict=True)
+        told = ", ".join(f"{count} {kind}" for kind, count in kinds if count)
+        raise BenchError(f"of {requests} requests {bad_status} were answered with an error; broken off: {told or 'none'}")
     return Run(requests, duration_us / 1e6, p50_us, p99_us, used)
