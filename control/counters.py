@@ -25,7 +25,7 @@ class Counters:
         self.push_seconds_sum = 0.0
 
     def observe_push(self, seconds: float) -> None:
-        """Count one push, from publishing to its ACK or NACK."""
+        """Count one push, from writing it to its ACK or NACK."""
         for i, bound in enumerate(PUSH_BUCKETS_S):
             self.push_seconds_counts[i] += seconds <= bound
         self.push_seconds_count += 1

@@ -23,6 +23,9 @@ FORGET_DISCONNECTED_S: Final = 900.0
 
 MAX_DISCONNECTED: Final = 1000
 
+EXPECT_BACK_S: Final = 30.0
+"""So long a sidecar whose stream broke is asked all the same: if it lives, it reconnects within seconds."""
+
 
 class Stream:
     """A connected sidecar's stream: its subscription and a bell that rings when there is something to send."""
@@ -59,10 +62,12 @@ class Hub:
     def publish(self, snapshot: Snapshot, published_unix_s: float) -> Waiting:
         """Make ``snapshot`` the current one and wake every stream. Never waits.
 
-        The returned record collects the answers of all sidecars connected now; hand it to ``answers``.
+        The returned record collects the answers of all sidecars connected now, and of those lost a moment ago: they
+        may well carry traffic by an older table. Hand it to ``answers``.
         """
         self.current = Publication.of(snapshot, self._next_nonce(snapshot), published_unix_s)
-        waiting = Waiting(snapshot.id, published_unix_s, set(self._streams))
+        lost = {node for node, s in self._gone.items() if published_unix_s - s.since <= EXPECT_BACK_S}
+        waiting = Waiting(snapshot.id, published_unix_s, self._streams.keys() | lost)
         self._waiting.add(waiting)
         for stream in self._streams.values():
             stream.bell.set()
@@ -76,7 +81,8 @@ class Hub:
         except TimeoutError:
             now = self._clock()
             for node in list(waiting.open):
-                waiting.record(node, Result.SILENT, f"no answer within {timeout_s:g} s", now)
+                state = "" if node in self._streams else " (its control stream is broken)"
+                waiting.record(node, Result.SILENT, f"no answer within {timeout_s:g} s{state}", now)
         finally:
             self._waiting.discard(waiting)
         return [waiting.answers[node] for node in sorted(waiting.answers)]
@@ -150,6 +156,7 @@ class Hub:
             self.counters.stale_answers += 1
             return
         self.counters.acks += 1
+        self._count_answer(subscription)
         self._settle(subscription, Result.ACKED, "")
         self._tell(subscription)
 
@@ -160,14 +167,16 @@ class Hub:
             self.counters.stale_answers += 1
             return
         self.counters.nacks += 1
+        self._count_answer(subscription)
         self._settle(subscription, Result.NACKED, subscription.reason)
         self._tell(subscription)
+
+    def _count_answer(self, subscription: Subscription) -> None:
+        self.counters.observe_push(max(0.0, self._clock() - subscription.sent_at))
 
     def _settle(self, subscription: Subscription, result: Result, reason: str) -> None:
         """Hand an answer to those who wait for it. An answer to a later version answers the earlier ones too."""
         now = self._clock()
-        if subscription.sent == self.current.snapshot.id:
-            self.counters.observe_push(max(0.0, now - self.current.published_unix_s))
         for waiting in self._waiting:
             asked, got = waiting.snapshot, subscription.sent
             if got.epoch == asked.epoch and got.version >= asked.version:

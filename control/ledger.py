@@ -90,7 +90,7 @@ class Ledger:
             f" ({revision.reason})" if revision.reason else "",
         )
         answers = await self._hub.answers(waiting, min(options.wait_s, MAX_WAIT_S))
-        return Outcome(current.id.version, revision.version, plan, tuple(answers) if options.wait_s > 0 else ())
+        return Outcome(current.id.version, revision.version, plan, tuple(answers))
 
     async def rollback(self, to_version: int, options: Options) -> Outcome:
         """Make the table of ``to_version`` (0: the one before the newest) the newest. Raises NotFoundError besides."""

@@ -195,6 +195,7 @@ class RegistryService:
             registry_epoch=self.registry.epoch,
             settled=is_settled,
             revision=revision,
+            lease=encode_duration(self.registry.lease_s),
         ).SerializeToString()
         if state is not None:  # a flood of unknown names must leave nothing behind
             self._serialised[service] = (revision, is_settled, body)

@@ -222,7 +222,7 @@ def _tell_people(result: ChangeResult, *, is_dry_run: bool) -> None:
 
 def _answers_line(result: ChangeResult) -> str:
     if not result.answers:
-        return "no sidecar was asked (none is connected, or --timeout is 0)"
+        return "no sidecar was asked, since none is connected"
     acked = sum(answer.result == "acked" for answer in result.answers)
     took_s = max(answer.took_s for answer in result.answers)
     return f"{acked} of {len(result.answers)} sidecars acked, the last answer came after {took_s * 1000:.0f} ms"

@@ -29,11 +29,15 @@ class Contact(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """All instances of ``service`` that the source knows now, healthy or not."""
+    """All instances of ``service`` that the source knows now, healthy or not.
+
+    ``lease_s``: whoever lives says so again within that time; 0.0 where the source has no leases.
+    """
 
     service: Name
     endpoints: tuple[Endpoint, ...]
     contact: Contact
+    lease_s: float = 0.0
 
 
 class SourceError(Exception):

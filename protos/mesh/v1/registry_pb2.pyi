@@ -67,15 +67,17 @@ class WatchRequest(_message.Message):
     def __init__(self, service: _Optional[_Union[_resource_pb2.Name, _Mapping]] = ...) -> None: ...
 
 class ServiceState(_message.Message):
-    __slots__ = ("service", "endpoints", "registry_epoch", "settled", "revision")
+    __slots__ = ("service", "endpoints", "registry_epoch", "settled", "revision", "lease")
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_EPOCH_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
     service: _resource_pb2.Name
     endpoints: _containers.RepeatedCompositeFieldContainer[_resource_pb2.Endpoint]
     registry_epoch: str
     settled: bool
     revision: int
-    def __init__(self, service: _Optional[_Union[_resource_pb2.Name, _Mapping]] = ..., endpoints: _Optional[_Iterable[_Union[_resource_pb2.Endpoint, _Mapping]]] = ..., registry_epoch: _Optional[str] = ..., settled: _Optional[bool] = ..., revision: _Optional[int] = ...) -> None: ...
+    lease: _duration_pb2.Duration
+    def __init__(self, service: _Optional[_Union[_resource_pb2.Name, _Mapping]] = ..., endpoints: _Optional[_Iterable[_Union[_resource_pb2.Endpoint, _Mapping]]] = ..., registry_epoch: _Optional[str] = ..., settled: _Optional[bool] = ..., revision: _Optional[int] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
