@@ -123,10 +123,10 @@ class Attempt:
         self.exchange.on_upstream_writable(writable=writable)
 
     def on_deadline(self) -> None:
-        """``timeouts.backendRequest`` has passed: the answer's head is not there, so this try counts as failed."""
-        if not self.is_detached and not self.is_committed:
+        """``timeouts.backendRequest`` has passed before the answer was whole (Gateway API): this try has failed."""
+        if not self.is_detached and not self.ended:
             stream, self.stream = self.stream, None
-            self.error = PerTryTimeout(f"{self.endpoint} did not answer within timeouts.backendRequest")
+            self.error = PerTryTimeout(f"{self.endpoint} did not answer in full within timeouts.backendRequest")
             if stream is not None:
                 stream.cancel()
             self.exchange.post(self)

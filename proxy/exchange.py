@@ -20,6 +20,7 @@ from mesh.http.outcome import (
     ExchangeTimeout,
     InternalError,
     InvalidBackend,
+    NeverRegistered,
     NoHealthyEndpoint,
     NoRoute,
     Overflow,
@@ -136,10 +137,12 @@ class Exchange:
             certain = request.method not in IDEMPOTENT_METHODS and not request.is_idempotent
             skip_pool = False
             tried: tuple[UpstreamEndpoint, ...] = ()
+            head: ResponseHead | None
             while True:
                 endpoint = cluster.pick(plane.random, tried)
                 if endpoint is None:
-                    raise self._no_endpoint(cluster)  # NoHealthyEndpoint 503 UH, or what the last attempt met
+                    attempt, head = self._last_answer(cluster)  # NoHealthyEndpoint 503 UH, or what the last one met
+                    break
                 attempt = self._begin_attempt(endpoint)
                 stream: UpstreamStream | None = None if skip_pool else endpoint.take(certain=certain)
                 if stream is None:
@@ -159,8 +162,6 @@ class Exchange:
                         body.attach(stream)
                     while attempt.head is None and attempt.error is None:
                         yield
-                    if attempt.deadline_s:
-                        plane.deadlines.discard(attempt)
                 head = attempt.head
                 if plane.times_answers:
                     attempt.answered_s = plane.clock()
@@ -173,12 +174,14 @@ class Exchange:
                 ):
                     endpoint.outlier.consecutive_failures = 0
                     break
-                reason = self._retry_reason(rule, cluster, attempt)
+                reason = self._retry_reason(rule, cluster, attempt, tried)
                 if reason is None:
                     if head is None or attempt.error is not None:
                         raise attempt.error or InternalError("an attempt ended without an outcome")
                     break
                 plane.on_retry(self, attempt, reason)
+                if attempt.deadline_s:
+                    plane.deadlines.discard(attempt)
                 if reason == STALE_CONNECTION:
                     skip_pool = True  # it says nothing of the endpoint: ask it afresh
                 else:
@@ -196,7 +199,7 @@ class Exchange:
                 while not attempt.ended:
                     yield
                     if attempt.error is not None:
-                        raise attempt.error  # UpstreamReset 503 UC: the answer breaks off
+                        raise attempt.error  # UpstreamReset 503 UC, PerTryTimeout 504 UT: the answer breaks off
         except LocalAnswer as local:
             self._answer_locally(local)
         except ProxyError as error:
@@ -229,8 +232,8 @@ class Exchange:
         self.plane.look_up(self, cluster.service.name)
         try:
             yield
-        except NoRoute as error:
-            message = f"backend {cluster.name} is not known to discovery"
+        except (NoRoute, NeverRegistered) as error:
+            message = f"route {rule.label} sends to {cluster.name}: {error}"
             raise InvalidBackend(message) from error
 
     def _begin_attempt(self, endpoint: UpstreamEndpoint) -> Attempt:
@@ -273,7 +276,9 @@ class Exchange:
         finally:
             timer.cancel()
 
-    def _retry_reason(self, rule: CompiledRule, cluster: Cluster, attempt: Attempt) -> str | None:
+    def _retry_reason(
+        self, rule: CompiledRule, cluster: Cluster, attempt: Attempt, tried: tuple[UpstreamEndpoint, ...]
+    ) -> str | None:
         """Why to try again; None where the outcome stands, with the response flag set if retries were used up."""
         outcome = attempt.error or attempt.head
         assert outcome is not None  # noqa: S101 - called with the outcome of an attempt
@@ -284,6 +289,12 @@ class Exchange:
         reason = rule.retry.reason(outcome, idempotent=idempotent)
         if reason is None or not self._may_send_again(idempotent=True):
             return None
+        if (
+            attempt.error is None
+            and not rule.retry.repeats_on_same
+            and not cluster.has_other_than((*tried, attempt.endpoint))
+        ):
+            return None  # nobody else is left to ask: its answer stands
         if self.retries >= rule.retry.attempts:
             if rule.retry.attempts:
                 self.flag = "URX"
@@ -297,15 +308,20 @@ class Exchange:
     def _may_send_again(self, *, idempotent: bool) -> bool:
         return idempotent and (self.body is None or self.body.is_replayable)
 
-    def _no_endpoint(self, cluster: Cluster) -> ProxyError:
-        if self.attempt is not None and self.attempt.error is not None:
-            return self.attempt.error  # nobody else is left: the last outcome stands
+    def _last_answer(self, cluster: Cluster) -> tuple[Attempt, ResponseHead]:
+        """Nobody is left to ask: what the last attempt brought stands, an answer or an error."""
+        attempt = self.attempt
+        if attempt is not None:
+            if attempt.error is not None:
+                raise attempt.error
+            if attempt.head is not None:
+                return attempt, attempt.head
         known = len(cluster.service.endpoints)
-        return NoHealthyEndpoint(
+        message = (
             f"no healthy endpoint in {cluster.name}: discovery tells of {known} for the service; "
-            f"see /clusters on the sidecar's admin port",
-            not_sent=True,
+            f"see /clusters on the sidecar's admin port"
         )
+        raise NoHealthyEndpoint(message, not_sent=True)
 
     def _refuse(self, error: ProxyError) -> None:
         """Answer ourselves, or make a broken answer visible where one had begun."""

@@ -161,4 +161,5 @@ def _left_out(cluster: Cluster, endpoint_id: str) -> str | None:
         return f"not in subset {cluster.subset}"
     if not endpoint.model.health.is_usable:
         return f"health is {endpoint.model.health.value}"
-    return f"ejected after {endpoint.outlier.times_ejected} times of failures in a row"
+    left_s = max(0.0, endpoint.outlier.ejected_until_s - endpoint.service.plane.clock())
+    return f"ejected for {left_s:.0f} s more, for failures in a row"

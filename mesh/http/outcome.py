@@ -138,6 +138,10 @@ class DiscoveryUnavailable(ProxyError):
     http_status, grpc_status, flag, error_type = 503, Grpc.UNAVAILABLE, "NC", "dns_error"
 
 
+class NeverRegistered(DiscoveryUnavailable):
+    """The service is wanted (an upstream, or a route names it), and no instance of it was ever seen."""
+
+
 class InvalidBackend(ProxyError):
     """The backend drawn is no service that discovery knows, or the rule has no backends (Gateway API: 500)."""
 

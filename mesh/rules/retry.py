@@ -2,8 +2,10 @@
 
 Without a stanza: what certainly did not reach a program (no connection, refused, ``x-mesh-not-sent``) is repeated
 for every method; a reset before a response head and 502, 503, 504 only for idempotent methods, since anything else
-replays payments (istio#13851). A stanza's codes hold for every method, as the Gateway API says. A budget caps all
-of it, so that retries cannot multiply an outage.
+replays payments (istio#13851). A stanza's codes hold for every method, as the Gateway API says; 504 then stands for
+our own ``timeouts.backendRequest`` too. A reset has no code, so that a stanza does not widen it. Without a stanza an
+answer is never asked for again where it came from: while nobody else is left, an overloaded endpoint is only loaded
+more. A budget caps all of it, so that retries cannot multiply an outage.
 
 What this misses: a program that fails by answering 200. Cold, the budget allows ``min_per_s`` so that a quiet
 cluster may retry at all; overloaded, it is the first thing to say no.
@@ -30,11 +32,11 @@ BUDGET_SLOTS = 10  # one a second: GEP-3388's interval of 10 s
 class RetryRule:
     """The retries of one rule, compiled. ``attempts`` are extra tries; ``is_off`` makes everything else moot."""
 
-    __slots__ = ("attempts", "backoff_s", "codes", "is_explicit")
+    __slots__ = ("attempts", "backoff_s", "codes", "is_explicit", "repeats_on_same")
 
     def __init__(self, stanza: Retry | None) -> None:
         """None is the default of DESIGN.md."""
-        self.is_explicit = stanza is not None
+        self.is_explicit = self.repeats_on_same = stanza is not None
         self.attempts = DEFAULT_ATTEMPTS if stanza is None else stanza.attempts
         self.codes = frozenset(stanza.codes) if stanza is not None else DEFAULT_CODES
         self.backoff_s = None if stanza is None else stanza.backoff_s
@@ -53,9 +55,10 @@ class RetryRule:
         if outcome.not_sent or isinstance(outcome, ConnectFailed):
             return "connect-failure"
         if isinstance(outcome, UpstreamReset):
-            return "reset" if idempotent or self.is_explicit else None
+            return "reset" if idempotent else None
         if isinstance(outcome, PerTryTimeout):
-            return "per-try-timeout" if idempotent or self.is_explicit else None
+            is_asked_for = self.is_explicit and outcome.http_status in self.codes
+            return "per-try-timeout" if idempotent or is_asked_for else None
         return None
 
     def wait_s(self, retry: int, random: Callable[[], float]) -> float:
@@ -79,9 +82,9 @@ def backoff_s(retry: int, configured_s: float | None, random: Callable[[], float
 class RetryBudget:
     """Caps retries to a share of recent requests, so that they cannot multiply an outage.
 
-    ``policy.percent`` (0 to 100) is of the requests of the last 10 s; ``policy.min_per_s`` more are always allowed,
-    so that a quiet cluster may retry at all. Reads no clock: ``now`` (monotonic seconds) comes in. Counted in ten
-    slots of a second. Source: GEP-3388 (20 %, 10 per 1 s).
+    ``policy.percent`` (0 to 100) is of the requests of the last 10 s; ``policy.min_per_s`` more are allowed in each
+    second, so that a quiet cluster may retry at all. Reads no clock: ``now`` (monotonic seconds) comes in. Counted
+    in ten slots of a second. Source: GEP-3388 (20 %, 10 per 1 s).
     """
 
     policy: RetryBudgetPolicy
@@ -96,12 +99,12 @@ class RetryBudget:
     def try_spend(self, now: float) -> bool:
         """Take one retry if the budget allows it; a False leaves the budget as it was."""
         self.tick(now)
-        requests = self.requests + sum(r for r, _ in self._past)
-        retries = self._retries + sum(t for _, t in self._past)
-        within_share = retries + 1 <= requests * self.policy.percent / 100.0
-        within_floor = self._retries + 1 <= -(-self.policy.min_per_s // self.shares)
-        if not (within_share or within_floor):
-            return False
+        free = -(-self.policy.min_per_s // self.shares)
+        if self._retries >= free:  # those within it do not count against the share
+            requests = self.requests + sum(r for r, _ in self._past)
+            shared = self._retries + 1 - free + sum(max(0, t - free) for _, t in self._past)
+            if shared > requests * self.policy.percent / 100.0:
+                return False
         self._retries += 1
         return True
 

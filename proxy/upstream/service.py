@@ -65,6 +65,10 @@ class Cluster:
                 return least_request(untried, random)
         return least_request(self.usable, random, tried)
 
+    def has_other_than(self, tried: Collection[UpstreamEndpoint]) -> bool:
+        """Tell whether there is an endpoint that was not tried."""
+        return any(endpoint not in tried for endpoint in self.healthy)
+
     def holds(self, endpoint: Endpoint) -> bool:
         """Tell whether the endpoint belongs to this cluster's subset."""
         if self.subset is None:
@@ -86,6 +90,8 @@ class UpstreamService:
         self.is_known: bool | None = None
         self.idle_s = IDLE_S
         self.last_used_s = plane.now_s
+        self.applied_s = plane.now_s
+        """When endpoints were last told."""
         self._clusters: dict[tuple[str | None, int | None], Cluster] = {}
 
     def cluster(self, subset: str | None = None, port: int | None = None) -> Cluster:
@@ -123,6 +129,7 @@ class UpstreamService:
                     endpoint.outlier = OutlierState()  # a check has seen it recover: no need to wait the ejection out
                 endpoint.model = model
         self.is_known = True
+        self.applied_s = self.plane.now_s
         self._refresh()
 
     def record(self, endpoint: UpstreamEndpoint, outcome: ResponseHead | ProxyError) -> None:
@@ -136,7 +143,9 @@ class UpstreamService:
             return
         ejected = sum(e.outlier.is_ejected for e in self.endpoints.values())
         rule, now = self.policy.outlier_detection, self.plane.clock()
-        if record_failure(endpoint.outlier, rule, len(self.endpoints), ejected, now):
+        # The last one of a subset would be used all the same (panic), and its ejection count against the share.
+        is_last = any(cluster.usable == [endpoint] for cluster in self._clusters.values())
+        if record_failure(endpoint.outlier, rule, len(self.endpoints), ejected, now, is_last=is_last):
             logger.warning("%s ejected after %d failures in a row", endpoint, endpoint.outlier.consecutive_failures)
             self.plane.on_ejection(self, endpoint)
             self._refresh()
@@ -148,7 +157,7 @@ class UpstreamService:
     def beat(self, now: float) -> None:
         """Once a second: let back in who was ejected long enough, close what is idle, roll the budget."""
         self.budget.tick(now)
-        if uneject_due((e.outlier for e in self.endpoints.values()), now):
+        if uneject_due((e.outlier for e in self.endpoints.values()), self.policy.outlier_detection, now):
             self._refresh()
         for endpoint in self.endpoints.values():
             endpoint.close_idle(now - self.idle_s)

@@ -7,7 +7,9 @@ import pytest
 
 from mesh.model.policy import Limits, OutlierDetection, ServicePolicy
 from mesh.model.route import Retry
+from tests.support.control import background
 from tests.support.mesh import Request, mesh, name
+from tests.support.process import until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -234,10 +236,39 @@ async def test_a_post_is_not_tried_again_after_503() -> None:
 
 
 async def test_a_post_with_an_idempotency_key_is_tried_again() -> None:
-    async with mesh().service("pay", replies=[503, 200]).start() as m:
+    async with mesh().programs("pay", [503], [503]).start() as m:
         answer = await m.get("pay", method="POST", body=b"abc", headers=["idempotency-key: 1"])
-        assert answer.status == 200
-        assert [r.body for r in m.programs["pay"][0].requests] == [b"abc", b"abc"]
+        assert answer.status == 503
+        assert [[r.body for r in program.requests] for program in m.programs["pay"]] == [[b"abc"], [b"abc"]]
+
+
+async def test_without_a_stanza_an_answer_is_not_asked_for_again_where_it_came_from() -> None:
+    async with mesh().service("pay", replies=[503, 200]).start() as m:
+        answer = await m.get("pay")
+        assert (answer.status, answer.body, answer.flag) == (503, b"hello", "")
+        assert len(m.programs["pay"][0].requests) == 1
+
+
+async def test_the_last_answer_stands_when_nobody_is_left_after_the_backoff() -> None:
+    retry = Retry((503,), 1, 0.3)
+    async with mesh().service("pay", replies=[503]).rule("pay", retry=retry).start() as m:
+        asked = background(m.get("pay"))
+        await until(lambda: m.programs["pay"][0].requests, what="the first try")
+        await until(lambda: m.recorder.retries["503"] == 1, what="the backoff")
+        m.plane.apply_endpoints(name("pay"), ())
+        answer = await asked
+        assert (answer.status, answer.body, answer.flag) == (503, b"hello", "")
+
+
+async def test_a_reset_is_repeated_for_idempotent_requests_only_whatever_the_stanza_says() -> None:
+    async def reset(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async with mesh().service("pay", replies=[reset, 200]).retries(2).start() as m:
+        assert (await m.get("pay")).status == 200
+    async with mesh().service("pay", replies=[reset, 200]).retries(2).start() as m:
+        assert (await m.get("pay", method="POST", body=b"x")).status == 503
+        assert len(m.programs["pay"][0].requests) == 1
 
 
 async def test_a_refused_connection_is_tried_elsewhere_whatever_the_method() -> None:
@@ -276,10 +307,10 @@ async def test_a_body_over_the_cap_is_sent_once() -> None:
 
 
 async def test_retries_stay_within_the_budget() -> None:
-    async with mesh().programs("pay", [503]).start() as m:
+    async with mesh().programs("pay", [503], [503], [503]).start() as m:
         for _ in range(40):
             await m.get("pay")
-        sent = len(m.programs["pay"][0].requests)
+        sent = sum(len(program.requests) for program in m.programs["pay"])
         assert 50 <= sent <= 40 + 8 + 10 * 2 + 10  # 20 % and ten a second, for the second or two it may take
         assert m.recorder.budget_exhausted > 0
 
@@ -292,6 +323,20 @@ async def test_each_try_has_its_own_timeout() -> None:
     async with mesh().service("pay", replies=[slow, 200]).rule("pay", retry=Retry((), 1, 0.0), try_s=0.1).start() as m:
         assert (await m.get("pay")).status == 200
         assert len(m.programs["pay"][0].requests) == 2
+
+
+async def test_a_try_that_answers_but_not_in_full_breaks_off_at_its_timeout() -> None:
+    async def dribble(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
+        await request.reader.read()
+        writer.close()
+
+    async with mesh().service("pay", replies=[dribble]).rule("pay", try_s=0.1).start() as m:
+        client = await m.connect()
+        client.send(b"GET / HTTP/1.1\r\nhost: pay\r\n\r\n")
+        with pytest.raises(asyncio.IncompleteReadError):
+            await client.receive()
+        assert m.cells() == {("pay", 200, "UT"): 1}
 
 
 async def test_the_request_timeout_ends_everything_with_504() -> None:

@@ -45,10 +45,28 @@ def test_one_may_always_go_and_more_only_within_the_share() -> None:
 def test_each_ejection_in_a_row_lasts_longer() -> None:
     state = OutlierState()
     fail(state, 3, now=100.0)
-    assert uneject_due([state], 130.0)
+    assert uneject_due([state], RULE, 130.0)
     assert not state.is_ejected
-    fail(state, 3, now=200.0)
-    assert state.ejected_until_s == 260.0
+    fail(state, 3, now=155.0)
+    assert state.ejected_until_s == 215.0
+
+
+def test_each_base_time_without_an_ejection_takes_one_back() -> None:
+    state = OutlierState()
+    fail(state, 3, now=100.0)
+    uneject_due([state], RULE, 130.0)
+    fail(state, 3, now=140.0)
+    uneject_due([state], RULE, 200.0)
+    assert state.times_ejected == 2
+    assert [(uneject_due([state], RULE, now), state.times_ejected) for now in (229.0, 230.0, 259.0, 260.0, 300.0)] == [
+        (False, 2), (False, 1), (False, 1), (False, 0), (False, 0),
+    ]  # fmt: skip
+
+
+def test_the_last_of_a_subset_is_never_ejected() -> None:
+    state = OutlierState()
+    assert not any(record_failure(state, RULE, 10, 0, 100.0, is_last=True) for _ in range(10))
+    assert record_failure(state, RULE, 10, 0, 100.0)
 
 
 def test_zero_switches_ejection_off() -> None:

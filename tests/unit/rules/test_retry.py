@@ -17,8 +17,8 @@ TABLE: list[tuple[ResponseHead | ProxyError, bool, bool, bool, bool]] = [
     (ConnectFailed("x"), True, True, True, True),
     (UpstreamReset("x", not_sent=True), True, True, True, True),
     (ResponseHead(503, not_sent=True), True, True, True, True),
-    (UpstreamReset("x"), True, False, True, True),
-    (PerTryTimeout("x"), True, False, True, True),
+    (UpstreamReset("x"), True, False, True, False),
+    (PerTryTimeout("x"), True, False, True, False),
     (ResponseHead(502), True, False, False, False),
     (ResponseHead(503), True, False, False, False),
     (ResponseHead(504), True, False, False, False),
@@ -39,6 +39,11 @@ def test_what_is_tried_again(row: tuple[ResponseHead | ProxyError, bool, bool, b
         for idempotent in (True, False)
     ]
     assert found == list(row[1:])
+
+
+def test_a_stanzas_504_stands_for_our_own_timeout_too() -> None:
+    assert RetryRule(Retry((504,))).reason(PerTryTimeout("x"), idempotent=False) == "per-try-timeout"
+    assert RetryRule(None).reason(PerTryTimeout("x"), idempotent=False) is None
 
 
 @given(retry=st.integers(1, 40), configured=st.floats(0.001, 10), draw=st.floats(0, 1, exclude_max=True))
@@ -64,6 +69,16 @@ def test_a_busy_cluster_may_retry_its_share_of_the_last_ten_seconds() -> None:
     assert sum(budget.try_spend(105.0) for _ in range(50)) == 20
     assert not budget.try_spend(109.5)
     assert not budget.try_spend(120.0)
+
+
+def test_what_the_floor_allows_does_not_count_against_the_share() -> None:
+    budget = RetryBudget(RetryBudgetPolicy(percent=20, min_per_s=10))
+    spent = 0
+    for second in range(100, 120):
+        budget.tick(second)
+        budget.requests = 100
+        spent += sum(budget.try_spend(second) for _ in range(100))
+    assert abs(spent / 20 - 30) <= 1  # 20 % of 100 a second, and ten
 
 
 def test_workers_share_the_floor() -> None:
