@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,6 +26,8 @@ from proxy.sidecar import bound_socket
 if TYPE_CHECKING:
     from proxy.config import Address
     from proxy.sidecar import Sidecar
+
+logger = logging.getLogger(__name__)
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>sidemesh {name}</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}}
@@ -60,6 +63,11 @@ class AdminServer:
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
         address: Address = self._sidecar.config.admin
+        if not address.is_loopback:
+            logger.warning(
+                "!!! admin listens on %s WITHOUT TLS: whoever reaches it reads routes, endpoints and settings",
+                address,
+            )
         site = web.SockSite(self._runner, bound_socket(address))
         await site.start()
         self._sidecar.addresses["admin"] = type(address)(address.host, self._runner.addresses[0][1])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mesh.discovery.retention import DEFAULT_GRACE_S
 from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import DEFAULT_NAMESPACE, Name, is_label
 
@@ -80,6 +81,8 @@ class SidecarConfig:
     egress: bool = False
     workers: int = 1
     drain_s: float = 30.0
+    grace_s: float = DEFAULT_GRACE_S
+    """How long endpoints stay that discovery lost without a word."""
     data_dir: Path | None = None
     """Where the last good table and the last known endpoints are kept; None keeps none."""
     suffixes: tuple[str, ...] = (".service.consul",)
@@ -122,6 +125,8 @@ class SidecarConfig:
         found: list[tuple[str, str]] = []
         if not is_label(self.service.name):
             found.append(("service", f"{self.service.name!r} is not a DNS label (a-z, 0-9, inner '-')"))
+        if not is_label(self.service.namespace):
+            found.append(("namespace", f"{self.service.namespace!r} is not a DNS label (a-z, 0-9, inner '-')"))
         if self.port is not None and not 1 <= self.port <= 65535:
             found.append(("port", f"{self.port} is not a port (1 to 65535)"))
         if self.check != "tcp" and not self.check.startswith("/"):
@@ -132,6 +137,8 @@ class SidecarConfig:
             found.append(("trace-ratio", f"{self.trace_ratio} is not a ratio (0 to 1)"))
         if self.drain_s < 0:
             found.append(("drain-s", f"{self.drain_s} is negative"))
+        if self.grace_s < 0:
+            found.append(("grace-s", f"{self.grace_s} is negative"))
         if self.access_log not in {"off", "sampled", "all"}:
             found.append(("access-log", f"{self.access_log!r} is not one of off, sampled, all"))
         if self.log_level not in {"debug", "info", "warning", "error"}:

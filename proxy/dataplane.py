@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
-from mesh.http.outcome import ClientGone, NoRoute, ProxyError
+from mesh.http.outcome import ClientGone, NeverRegistered, NoRoute, ProxyError
 from mesh.http.trace_context import Propagation
 from mesh.model.name import Name
 from mesh.model.policy import ServicePolicy
@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 EGRESS = "(egress)"  # no DNS label, so no service can have this namespace
 TOUCH_S = 2.0
+OUTSIDE_FRESH_S = 30.0  # the time to live that most names of load balancers have is 60 s or less
+OUTSIDE_IDLE_S = 600.0  # as a service of the mesh that was watched on demand
 
 Answer = Callable[[ProxyError | None], None]
 """Told of a lookup's end: None when the service's endpoints have been applied, else what to answer."""
@@ -107,6 +109,9 @@ class DataPlane:
         self.program_state = "passing"
         self._policies: dict[Name, ServicePolicy] = {}
         self._passthrough: dict[Name, ServiceEntry] = {}
+        self._asking: dict[Name, list[Answer]] = {}
+        """Who waits for the end of each lookup under way."""
+        self.deadlines.each_sweep.append(self._tell_time)
         self.deadlines.each_second.append(self._beat)
 
     def start(self) -> None:
@@ -200,15 +205,29 @@ class DataPlane:
         """Ask the directory; ``exchange`` is resumed when the endpoints are applied, or with what to answer."""
 
         def answer(error: ProxyError | None) -> None:
-            if isinstance(error, NoRoute):
+            if isinstance(error, NoRoute | NeverRegistered):
                 self.mark_unknown(name)
-                if self.settings.allow_egress and name.namespace != EGRESS and exchange.request.authority:
-                    self._look_up_egress(exchange)
-                    return
+            if isinstance(error, NoRoute) and self.settings.allow_egress and name.namespace != EGRESS:
+                self._look_up_egress(exchange)
+                return
             exchange.post(error)
             self.trampoline.drain()
 
-        self.directory.look_up(name, answer)
+        self._ask(name, answer)
+
+    def _ask(self, name: Name, answer: Answer) -> None:
+        """Whoever asks for a name that is being looked up shares that lookup."""
+        asking = self._asking.setdefault(name, [])
+        asking.append(answer)
+        if len(asking) > 1:
+            return
+
+        def answered(error: ProxyError | None) -> None:
+            del self._asking[name]
+            for each in asking:
+                each(error)
+
+        self.directory.look_up(name, answered)
 
     def _look_up_egress(self, exchange: Exchange) -> None:
         authority = exchange.request.authority
@@ -221,7 +240,7 @@ class DataPlane:
             exchange.post(error)
             self.trampoline.drain()
 
-        self.directory.look_up(name, answer)
+        self._ask(name, answer)
 
     def decision_record(self, exchange: Exchange) -> bytes:
         """Why the exchange went where it went, as one line of JSON."""
@@ -256,10 +275,23 @@ class DataPlane:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
+    def _tell_time(self, now: float) -> None:
+        self.now_s = now
+
     def _beat(self, now: float) -> None:
         self.directory.touch({s.name for s in self.services.values() if now - s.last_used_s <= TOUCH_S})
         for service in tuple(self.services.values()):
             service.beat(now)
+            if service.name.namespace == EGRESS:
+                self._renew_outside(service, now)
+
+    def _renew_outside(self, service: UpstreamService, now: float) -> None:
+        """Nobody tells us when the address of a host changes: ask DNS again while it is used, forget it when not."""
+        if now - service.last_used_s > OUTSIDE_IDLE_S and not service.usage.requests:
+            self.drop_service(service.name)
+        elif now - service.applied_s > OUTSIDE_FRESH_S and service.last_used_s > service.applied_s:
+            service.applied_s = now  # also where DNS is silent: then the last addresses stay
+            self._ask(service.name, lambda _error: None)
 
 
 def no_such_service(host: str) -> str:

@@ -52,6 +52,8 @@ class Deadlines:
         self._sweeper: asyncio.TimerHandle | None = None
         self._next_second = 0.0
         self.connections: set[Watched] = set()
+        self.each_sweep: list[Callable[[float], None]] = []
+        """Who keeps the time of the last sweep."""
         self.each_second: list[Callable[[float], None]] = []
         """Whatever else wants a beat: budgets, ejections, idle pools."""
 
@@ -116,6 +118,8 @@ class Deadlines:
     def _sweep(self) -> None:
         self._schedule_sweep()
         now = self._clock()
+        for tell in self.each_sweep:
+            tell(now)
         near = [timed for timed in self._timed if timed.deadline_s - now < NEAR_S]
         for timed in near:
             self._timed.discard(timed)

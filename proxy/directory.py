@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.discovery.catalog import Catalog, Unresolved, Why
 from mesh.discovery.retention import ServedEndpoints
-from mesh.http.outcome import DiscoveryUnavailable, NoRoute, ProxyError
+from mesh.http.outcome import DiscoveryUnavailable, NeverRegistered, NoRoute, ProxyError
 from mesh.model.name import Name
 from mesh.model.service import Endpoint
 from mesh.tasks import Tasks
@@ -73,10 +73,12 @@ class CatalogDirectory:
         plane = self._plane
         if plane is None:
             return
-        if not served.known and not served.usable and service in plane.services and self._is_dropped(service):
+        if not served.known and service in plane.services and self._is_dropped(service):
             plane.drop_service(service)
-        else:
+        elif served.exists:
             plane.apply_endpoints(service, served.known)
+        else:
+            plane.mark_unknown(service)
 
     def _is_dropped(self, service: Name) -> bool:
         return self._catalog is not None and service not in {r.service for r in self._catalog.report()}
@@ -98,6 +100,8 @@ class CatalogDirectory:
             if found.why is Why.UNKNOWN:
                 return NoRoute(f"{no_such_service(str(service))} ({found.detail})")
             return DiscoveryUnavailable(f"where {service} is cannot be told: {found.detail}")
+        if not found.exists:
+            return NeverRegistered(f"{self._catalog.source.name} has never told of an instance of {service}")
         if self._plane is not None:
             self._plane.apply_endpoints(service, found.known)
         return None

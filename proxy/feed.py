@@ -102,7 +102,7 @@ class Feed:
     # --- the stream -------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        wait_s = FIRST_RETRY_S
+        wait_s, told = FIRST_RETRY_S, ""
         while True:
             try:
                 await self._stream()
@@ -112,6 +112,9 @@ class Feed:
             if self.is_connected:
                 wait_s = FIRST_RETRY_S
                 logger.warning("control stream lost (%s); the table %s stays", self.last_error, self.running)
+            elif self.last_error != told:
+                logger.warning("no control stream (%s); trying on with table %s", self.last_error, self.running)
+            told = self.last_error
             self.is_connected = False
             await asyncio.sleep(wait_s * (0.5 + self._rng.random()))
             wait_s = min(wait_s * 2, MAX_RETRY_S)

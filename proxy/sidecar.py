@@ -11,7 +11,7 @@ from random import Random, SystemRandom
 import grpc.aio
 
 from mesh.discovery.base import Source
-from mesh.discovery.catalog import Catalog
+from mesh.discovery.catalog import Catalog, CatalogSettings
 from mesh.discovery.consul import ConsulConfig, ConsulSource
 from mesh.discovery.file import FileSource
 from mesh.discovery.registry import CHANNEL_OPTIONS, RegistrySource
@@ -55,7 +55,7 @@ class Sidecar:
         self.tasks = Tasks("sidecar")
         self.channel = self._make_channel()
         self.source = self._make_source()
-        self.catalog = Catalog(self.source) if self.source is not None else None
+        self.catalog = Catalog(self.source, CatalogSettings(config.grace_s)) if self.source is not None else None
         self.directory = CatalogDirectory(self.catalog)
         self.telemetry = Telemetry(config, os.environ, rng, make_transport)
         self.recorder = self.telemetry.recorder
@@ -164,7 +164,7 @@ class Sidecar:
                 sockets[name] = bound_socket(address)
                 self.addresses[name] = Address(address.host, sockets[name].getsockname()[1])
                 if not address.is_loopback:
-                    logger.warning("%s listens on %s without TLS: anybody who reaches it may use it", name, address)
+                    logger.warning("!!! %s listens on %s WITHOUT TLS: whoever reaches it may use it", name, address)
         except OSError:
             for sock in sockets.values():
                 sock.close()

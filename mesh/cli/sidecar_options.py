@@ -34,6 +34,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--egress", type=click.Choice(["deny", "allow"]), help="Names that are no service.  [default: deny]"),
     click.option("--workers", type=int, help="Processes that carry traffic.  [default: 1]"),
     click.option("--drain-s", type=float, help="How long leaving may take, in seconds.  [default: 30]"),
+    click.option("--grace-s", type=float, help="Stay of endpoints that vanish without a word, s.  [default: 30]"),
     click.option("--data", "data", metavar="DIR", help="Where the last table and endpoints are kept.  [default: none]"),
     click.option("--services", "services_file", metavar="FILE", help="Endpoints from a YAML file instead of a server."),
     click.option("--suffix", multiple=True, metavar=".DOMAIN", help="Domain of service names; repeatable."),
@@ -48,7 +49,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 _FILE_ONLY = {"upstreams", "services", "routes"}
 _KEYS = {
     "service", "namespace", "port", "version", "inbound", "outbound", "admin", "control", "consul", "advertise",
-    "instance-id", "check", "egress", "workers", "drain-s", "data", "suffix", "trace-ratio", "trace-formats",
+    "instance-id", "check", "egress", "workers", "drain-s", "grace-s", "data", "suffix", "trace-ratio", "trace-formats",
     "access-log", "access-log-format", "access-log-path", "log-level",
 } | _FILE_ONLY  # fmt: skip
 
@@ -101,6 +102,7 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
         egress=value("egress", lambda text: text in ("allow", True), default=False),
         workers=value("workers", int, 1),
         drain_s=value("drain_s", float, defaults.drain_s),
+        grace_s=value("grace_s", float, defaults.grace_s),
         data_dir=value("data", Path, None),
         suffixes=value("suffix", _suffixes, defaults.suffixes),
         trace_ratio=value("trace_ratio", float, defaults.trace_ratio),

@@ -250,7 +250,8 @@ class RegistryWatch:
             try:
                 async for state in call:
                     contact = self._continuity.received(state.registry_epoch, is_settled=state.settled)
-                    self._observer(Observation(self.service, read_endpoints(state), contact))
+                    lease_s = decode_duration(state.lease)
+                    self._observer(Observation(self.service, read_endpoints(state), contact, lease_s))
             finally:
                 call.cancel()
 

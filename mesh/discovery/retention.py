@@ -41,13 +41,14 @@ class ServedEndpoints:
 
     ``usable`` endpoints may get new requests; ``known`` are these and the critical and leaving ones (the ground of
     the panic threshold); ``missing`` are ids the source no longer lists and that are served on for the grace time.
-    ``usable`` and ``known`` are in order of id.
+    ``usable`` and ``known`` are in order of id. ``exists`` False: no instance was ever told of.
     """
 
     service: Name
     usable: tuple[Endpoint, ...]
     known: tuple[Endpoint, ...]
     missing: frozenset[str] = frozenset()
+    exists: bool = True
 
 
 class Retention:
@@ -56,9 +57,9 @@ class Retention:
     __slots__ = ("_graces", "_known", "_policy_subsets", "blind_since", "grace_s", "is_known", "observations", "served")
 
     def __init__(self, service: Name, grace_s: float = DEFAULT_GRACE_S) -> None:
-        """Know nothing. ``grace_s``: how long missing endpoints stay, in seconds; at least one lease."""
+        """Know nothing. ``grace_s``: how long missing endpoints stay, in seconds, and at least one lease."""
         self.grace_s = grace_s
-        self.served = ServedEndpoints(service, (), ())
+        self.served = ServedEndpoints(service, (), (), exists=False)
         self.blind_since: float | None = None
         """When contact was lost (the caller's clock), None while in contact or before the first observation."""
         self.observations = 0
@@ -93,7 +94,7 @@ class Retention:
                 elif is_continuous and left.any_usable and left.subsets.issuperset(self._subsets_of(endpoint)):
                     ends = now
                 else:
-                    ends = now + self.grace_s
+                    ends = now + max(self.grace_s, observation.lease_s)
                 if now < ends:
                     listed[endpoint.id] = endpoint
                     self._graces[endpoint.id] = ends
@@ -157,7 +158,8 @@ class Retention:
     def _publish(self) -> bool:
         known = tuple(sorted(self._known.values(), key=_id))
         usable = tuple(endpoint for endpoint in known if endpoint.health.is_usable)
-        served = ServedEndpoints(self.served.service, usable, known, frozenset(self._graces))
+        exists = self.served.exists or bool(known)
+        served = ServedEndpoints(self.served.service, usable, known, frozenset(self._graces), exists)
         if served == self.served:
             return False
         self.served = served

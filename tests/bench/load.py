@@ -78,5 +78,7 @@ async def wrk(port: int, pid: int, script: Path, seconds: int, connections: int)
     if bad_status or any(broken) or not requests:
         kinds = zip(("connecting", "reading", "writing", "timeout"), broken, strict=True)
         told = ", ".join(f"{count} {kind}" for kind, count in kinds if count)
-        raise BenchError(f"of {requests} requests {bad_status} were answered with an error; broken off: {told or 'none'}")
+        raise BenchError(
+            f"of {requests} requests {bad_status} were answered with an error; broken off: {told or 'none'}"
+        )
     return Run(requests, duration_us / 1e6, p50_us, p99_us, used)

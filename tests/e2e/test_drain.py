@@ -96,6 +96,19 @@ async def test_without_a_control_server_quiet_is_waited_for_and_calls_in_flight_
         assert program.is_running
 
 
+async def test_without_a_control_server_whoever_still_comes_is_served(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        _, own = await fleet.program("pay")
+        pay = await fleet.sidecar("pay", "--port", str(own))
+        pay.process.signal(signal.SIGTERM)
+        await pay.process.until_logged("draining")
+        for _ in range(10):  # a request each half second: it is never quiet for 2 s
+            assert (await ask(pay)).status == 200
+            await asyncio.sleep(0.5)
+        assert pay.process.is_running
+        assert await pay.process.wait() == 0
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_beside_a_program_that_goes_on_its_calls_under_way_are_finished(tmp_path: Path, workers: str) -> None:
     async with Fleet(tmp_path) as fleet:

@@ -195,7 +195,9 @@ async def test_acls_that_hide_everything_are_hinted_at_and_a_bogus_token_is_refu
 async def test_over_https_the_agents_certificate_is_verified(tmp_path: Path) -> None:
     binary, port = require("consul"), free_port()
     for command in (("ca", "create"), ("cert", "create", "-server")):
-        subprocess.run([binary, "tls", *command], cwd=tmp_path, check=True, capture_output=True)
+        await asyncio.to_thread(
+            subprocess.run, [binary, "tls", *command], cwd=tmp_path, check=True, capture_output=True
+        )
     config = {
         "cert_file": str(tmp_path / "dc1-server-consul-0.pem"),
         "key_file": str(tmp_path / "dc1-server-consul-0-key.pem"),

@@ -1,0 +1,127 @@
+"""What a program's calls out of its sidecar meet: first requests, backends nobody runs, hosts outside the mesh."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.consul import ConsulAgent
+from tests.support.fleet import Fleet, get, patched
+from tests.support.process import until
+
+pytestmark = pytest.mark.e2e
+
+WORKERS = pytest.mark.parametrize("workers", [1, 2])
+LOOPBACK_ALLOWED = patched("import proxy.directory; proxy.directory._may_go_to = lambda address: True")
+
+
+async def register(consul: ConsulAgent, service: str, port: int) -> None:
+    await consul.put("/v1/agent/service/register", {"Name": service, "Address": "127.0.0.1", "Port": port})
+
+
+@WORKERS
+async def test_any_number_of_first_requests_share_one_lookup(tmp_path: Path, consul: ConsulAgent, workers: int) -> None:
+    async with Fleet(tmp_path, workers=workers) as fleet:
+        fleet.consul_url = consul.url
+        _, port = await fleet.program("pay")
+        await register(consul, "pay", port)
+        caller = await fleet.sidecar("caller")
+        answers = await asyncio.gather(*(get(caller.url(), {"host": "pay"}) for _ in range(200)))
+        assert [str(answer) for answer in answers if answer.status != 200] == []
+
+
+async def test_the_share_of_a_backend_that_nobody_ever_registered_gets_500_until_it_is_there(
+    tmp_path: Path, consul: ConsulAgent
+) -> None:
+    route = {
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "pay"},
+        "spec": {
+            "parentRefs": [{"kind": "Service", "group": "", "name": "pay"}],
+            "rules": [{"backendRefs": [{"name": "pay", "port": 80}, {"name": "newcomer", "port": 80}]}],
+        },
+    }  # fmt: skip
+    config = tmp_path / "caller.yaml"
+    config.write_text(json.dumps({"routes": [route]}))
+    async with Fleet(tmp_path) as fleet:
+        fleet.consul_url = consul.url
+        _, port = await fleet.program("pay")
+        await register(consul, "pay", port)
+        caller = await fleet.sidecar("caller", "--config", str(config))
+
+        async def answers() -> set[tuple[int, str]]:
+            found = await asyncio.gather(*(get(caller.url(), {"host": "pay"}) for _ in range(40)))
+            return {(answer.status, answer.flag) for answer in found}
+
+        assert await answers() == {(200, ""), (500, "NC")}
+        await register(consul, "newcomer", port)
+
+        async def is_whole() -> bool:
+            return await answers() == {(200, "")}
+
+        await until(is_whole, what="the newcomer to get its share")
+        await consul.put("/v1/agent/service/deregister/newcomer", {})
+
+        # Who was there once is no invalid backend: it may come back.
+        async def is_down() -> bool:
+            return (503, "UH") in await answers()
+
+        async with Fleet(tmp_path / "short") as other:
+            (tmp_path / "short").mkdir()
+            other.consul_url = consul.url
+            await register(consul, "newcomer", port)
+            short = await other.sidecar("short", "--config", str(config), "--grace-s", "0.2")
+            caller = short
+            await until(is_whole, what="the newcomer to get its share again")
+            await consul.put("/v1/agent/service/deregister/newcomer", {})
+            await until(is_down, what="its grace time to end")
+            assert await answers() == {(200, ""), (503, "UH")}
+
+
+async def test_a_sidecar_without_discovery_says_500_for_a_backend_no_file_names(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        _, port = await fleet.program("pay")
+        config = tmp_path / "caller.json"
+        config.write_text(
+            json.dumps(
+                {
+                    "services": {"pay": [{"id": "pay", "address": "127.0.0.1", "port": port}]},
+                    "routes": [
+                        {
+                            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+                            "metadata": {"name": "pay"},
+                            "spec": {
+                                "parentRefs": [{"kind": "Service", "group": "", "name": "pay"}],
+                                "rules": [{"backendRefs": [{"name": "nobody", "port": 80}]}],
+                            },
+                        }
+                    ],
+                }
+            )
+        )  # fmt: skip
+        caller = await fleet.sidecar("caller", "--config", str(config))
+        answer = await get(caller.url(), {"host": "pay"})
+        assert (answer.status, answer.flag) == (500, "NC")
+        assert b"nobody" in answer.body
+
+
+@WORKERS
+async def test_egress_goes_where_dns_says_and_never_to_loopback(tmp_path: Path, workers: int) -> None:
+    async with Fleet(tmp_path, workers=workers) as fleet:
+        _, port = await fleet.program("outside")
+        denied, allowed, patched_ = await asyncio.gather(
+            fleet.sidecar("denied"),
+            fleet.sidecar("allowed", "--egress", "allow"),
+            fleet.sidecar("patched", "--egress", "allow", entry=LOOPBACK_ALLOWED),
+        )
+        answer = await get(denied.url(), {"host": f"localhost:{port}"})
+        assert (answer.status, answer.flag) == (404, "NR")
+        assert b"--egress allow" in answer.body
+        for host in ("localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433", "127.1"):
+            answer = await get(allowed.url(), {"host": f"{host}:{port}"})
+            assert (host, answer.status, answer.flag) == (host, 404, "NR")
+        answer = await get(allowed.url(), {"host": "no-such-host.invalid"})
+        assert (answer.status, answer.flag) == (404, "NR")
+        if workers == 1:  # fresh worker processes know nothing of the patch, and need not
+            answers = await asyncio.gather(*(get(patched_.url(), {"host": f"localhost:{port}"}) for _ in range(100)))
+            assert {(answer.status, answer.told["service"]) for answer in answers} == {(200, "outside")}
