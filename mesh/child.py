@@ -12,7 +12,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from signal import SIGKILL
 
 from mesh import exec_with_parent
@@ -41,14 +41,16 @@ class Child:
         pass_fds: tuple[int, ...] = (),
         quiet: bool = False,
         with_parent: bool = False,
+        open_files: int = 0,
     ) -> Child:
         """Start ``command``; ``quiet`` gives it no standard input. Raises OSError where it cannot be.
 
         ``with_parent``: it gets SIGTERM when this process dies, also of SIGKILL. Call it in the main thread, whose end
-        counts. A command that cannot be is then told on standard error, and ends with 127 or 126.
+        counts. A command that cannot be is then told on standard error, and ends with 127 or 126. ``open_files`` is
+        then its soft limit of open files; 0: as ours.
         """
         if with_parent:
-            command = (sys.executable, "-I", "-S", exec_with_parent.__file__, str(os.getpid()), *command)
+            command = command_with_parent(command, open_files)
         stdin = subprocess.DEVNULL if quiet else None
         return cls(subprocess.Popen(command, env=env, pass_fds=pass_fds, stdin=stdin))
 
@@ -74,6 +76,12 @@ class Child:
         self.returncode = self._popen.wait()
         _owned.discard(self.pid)
         self._ended.set()
+
+
+def command_with_parent(command: Sequence[str], open_files: int = 0) -> tuple[str, ...]:
+    """The command that starts ``command`` so that it gets SIGTERM when this process dies; see ``Child.start``."""
+    shim = (sys.executable, "-I", "-S", exec_with_parent.__file__, str(os.getpid()), str(open_files))
+    return (*shim, *command)
 
 
 def reap_orphans() -> None:

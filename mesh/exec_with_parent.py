@@ -1,6 +1,6 @@
 """Becomes a program that gets SIGTERM when its parent dies, however that dies: ``kill -9`` leaves no orphan.
 
-    python -I -S exec_with_parent.py PARENT_PID PROGRAM ARGUMENT…
+    python -I -S exec_with_parent.py PARENT_PID OPEN_FILES PROGRAM ARGUMENT…
 
 A file of its own that is run as one, since the setting is made by the child itself: between ``fork`` and ``exec`` there
 is no place for it with ``vfork`` (``child.py``), and it outlives ``exec``. It imports what starts in 20 ms and nothing
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 
@@ -18,8 +19,10 @@ _PR_SET_PDEATHSIG = 1
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell ends
 
 
-def main(parent: int, program: str, *arguments: str) -> None:
-    """Never comes back."""
+def main(parent: int, open_files: int, program: str, *arguments: str) -> None:
+    """Never comes back. ``open_files``: the soft limit that the program gets; 0 leaves it as it is."""
+    if open_files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     # Where there is no prctl, or a filter forbids it, the program runs all the same.
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
@@ -37,4 +40,4 @@ def main(parent: int, program: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

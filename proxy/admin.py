@@ -19,7 +19,7 @@ from mesh.http.message import KNOWN_REQUEST_FIELDS, RequestHead
 from mesh.model.gateway_api import to_document
 from mesh.telemetry.exposition import CONTENT_TYPE
 from proxy.clusters import clusters_page
-from proxy.explain import add_workers, why
+from proxy.explain import add_workers, outcome_of, why
 from proxy.scrape import chunks
 from proxy.sidecar import bound_socket
 
@@ -91,6 +91,8 @@ class AdminServer:
         if sidecar.is_ready:
             return web.Response(text="ready\n")
         reason = "stopping" if sidecar.is_stopping else "no routing table yet"
+        if not sidecar.is_stopping and sidecar.feed is not None and sidecar.feed.last_error:
+            reason += f" (control server: {sidecar.feed.last_error})"
         return web.Response(status=503, text=f"not ready: {reason}\n")
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
@@ -127,6 +129,8 @@ class AdminServer:
             },
             "program": sidecar.plane.program_state,
             "registered": sidecar.registration is not None and sidecar.registration.is_registered,
+            "registered_at": str(sidecar.registration.address or "") if sidecar.registration else "",
+            "registration_error": sidecar.registration.error if sidecar.registration else "",
             "exchanges_under_way": under_way,
             **workers,
         }
@@ -189,7 +193,11 @@ class AdminServer:
             Fields([h for h in headers if h[0] not in KNOWN_REQUEST_FIELDS]),
             {name: value for name, value in headers if name in KNOWN_REQUEST_FIELDS},
         )
-        answer, pool = why(self._sidecar.plane, head), self._sidecar.pool
+        plane, pool = self._sidecar.plane, self._sidecar.pool
+        error = await plane.look_up_for(head.authority)
+        answer = why(plane, head)
+        if error is not None:
+            answer["outcome"] = outcome_of(error)
         if pool is not None:
             states, silent = await pool.service_states()
             add_workers(answer, states, len(pool.names))

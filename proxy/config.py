@@ -6,6 +6,7 @@ Every wrong key is reported in one go, with its value and the accepted form. Dur
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +17,14 @@ from typing import Any
 from mesh.discovery.retention import DEFAULT_GRACE_S
 from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import DEFAULT_NAMESPACE, Name, is_label
+from proxy.http1.limits import ConnectionLimits, HeadLimits
+
+LIMIT_KEYS = {
+    "request-line-bytes": "line_bytes", "head-bytes": "head_bytes", "header-count": "count",
+    **{key.replace("_", "-"): key for key in (
+        "head_s", "first_byte_s", "idle_s", "stall_s", "linger_s", "pipelined_bytes", "discard_bytes")},
+}  # fmt: skip
+"""The keys of ``limits`` in the file, and the fields of HeadLimits and ConnectionLimits that they set."""
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]")
 
@@ -97,7 +106,8 @@ class SidecarConfig:
     services_file: Path | None = None
     routes: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     """HTTPRoute and ServicePolicy documents given in the configuration file itself."""
-    max_connections: int = 20_000
+    max_connections: int = 20_000  # at 4 KiB each 80 MiB: a flood costs that much at most
+    limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     check_interval_s: float = 1.0
     log_level: str = "info"
 
@@ -114,6 +124,26 @@ class SidecarConfig:
     def instance(self) -> str:
         """The instance's id, unique within the service."""
         return self.instance_id or f"{self.service.name}-{os.uname().nodename}-{self.inbound.port}"
+
+    @staticmethod
+    def limits_of(given: Mapping[str, Any]) -> ConnectionLimits:
+        """The limits that the file's mapping gives. Raises ValueError naming every wrong key."""
+        wrong = [
+            f"{key}: {value!r} is not a number above 0"
+            if key in LIMIT_KEYS
+            else f"{key} is none of {', '.join(LIMIT_KEYS)}"
+            for key, value in given.items()
+            if key not in LIMIT_KEYS
+            or isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 < value < math.inf
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        found = {LIMIT_KEYS[key]: value if key.endswith("-s") else int(value) for key, value in given.items()}
+        head = {name: value for name, value in found.items() if name in HeadLimits.__slots__}
+        rest: Any = {name: value for name, value in found.items() if name not in head}
+        return ConnectionLimits(HeadLimits(**head), **rest)
 
     def validate(self) -> None:
         """Raise InvalidError with everything that is wrong."""
@@ -139,6 +169,8 @@ class SidecarConfig:
             found.append(("drain-s", f"{self.drain_s} is negative"))
         if self.grace_s < 0:
             found.append(("grace-s", f"{self.grace_s} is negative"))
+        if self.max_connections < 1:
+            found.append(("max-connections", f"{self.max_connections} is not a number of connections (1 or more)"))
         if self.access_log not in {"off", "sampled", "all"}:
             found.append(("access-log", f"{self.access_log!r} is not one of off, sampled, all"))
         if self.log_level not in {"debug", "info", "warning", "error"}:

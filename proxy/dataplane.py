@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 EGRESS = "(egress)"  # no DNS label, so no service can have this namespace
 TOUCH_S = 2.0
 OUTSIDE_FRESH_S = 30.0  # the time to live that most names of load balancers have is 60 s or less
+MAX_OUTSIDE = 128  # as services on demand
 OUTSIDE_IDLE_S = 600.0  # as a service of the mesh that was watched on demand
 
 Answer = Callable[[ProxyError | None], None]
@@ -167,6 +168,8 @@ class DataPlane:
         """The service of that name, with its policy; made when first asked for."""
         service = self.services.get(name)
         if service is None:
+            if name.namespace == EGRESS:
+                self._make_room_outside()
             service = self.services[name] = UpstreamService(self, name, self._policies.get(name))
         return service
 
@@ -214,6 +217,25 @@ class DataPlane:
             self.trampoline.drain()
 
         self._ask(name, answer)
+
+    async def look_up_for(self, authority: bytes) -> ProxyError | None:
+        """Look up the service of an authority where that is to be done; gives what a request would be answered."""
+        try:
+            found = None if self.table is None else self.find_entry(authority)
+        except ProxyError as refusal:
+            return refusal
+        if not isinstance(found, Name):
+            return None
+        error = await self._answer(found)
+        if isinstance(error, NoRoute) and self.settings.allow_egress and found.namespace != EGRESS:
+            _, host, port = self.settings.names.parse(authority)
+            error = await self._answer(egress_name(host, port))
+        return error
+
+    async def _answer(self, name: Name) -> ProxyError | None:
+        told: asyncio.Future[ProxyError | None] = asyncio.get_running_loop().create_future()
+        self._ask(name, lambda error: None if told.done() else told.set_result(error))
+        return await told
 
     def _ask(self, name: Name, answer: Answer) -> None:
         """Whoever asks for a name that is being looked up shares that lookup."""
@@ -284,6 +306,12 @@ class DataPlane:
             service.beat(now)
             if service.name.namespace == EGRESS:
                 self._renew_outside(service, now)
+
+    def _make_room_outside(self) -> None:
+        """Programs choose the hosts they call: forget the one unused for longest where there are too many."""
+        outside = [s for s in self.services.values() if s.name.namespace == EGRESS and not s.usage.requests]
+        if len(outside) >= MAX_OUTSIDE:
+            self.drop_service(min(outside, key=lambda service: service.last_used_s).name)
 
     def _renew_outside(self, service: UpstreamService, now: float) -> None:
         """Nobody tells us when the address of a host changes: ask DNS again while it is used, forget it when not."""

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mesh.http.message import RequestHead
+from mesh.http.outcome import ProxyError
+from mesh.model.name import Name
 from mesh.rules.explain import Verdict, explain_match
 
 if TYPE_CHECKING:
@@ -34,15 +36,16 @@ def why(plane: DataPlane, request: RequestHead) -> dict[str, Any]:
     if plane.table is None:
         return {"request": asked, "outcome": "503 NR: this sidecar never had a routing table"}
     answer: dict[str, Any] = {"request": asked, "table": str(plane.table.id)}
-    name, host, port = plane.settings.names.parse(request.authority)
-    if name is None or (name not in plane.table.entries and name not in plane.services):
-        known = ", ".join(sorted(str(s) for s in {*plane.table.entries, *plane.services})) or "none"
-        answer["outcome"] = (
-            f"no service {host!r} is watched by this sidecar (watched: {known}); a first request looks it up"
-        )
+    try:
+        found = plane.find_entry(request.authority)
+    except ProxyError as error:
+        answer["outcome"] = outcome_of(error)
         return answer
-    answer["service"] = str(name)
-    entry = plane.entry(name)
+    if isinstance(found, Name):
+        answer["outcome"] = f"{found} is not known here yet: a first request looks it up"
+        return answer
+    entry, port = found
+    answer["service"] = str(entry.name)
     verdicts = _verdicts(entry, request, port)
     rule = (
         entry.passthrough
@@ -60,14 +63,43 @@ def why(plane: DataPlane, request: RequestHead) -> dict[str, Any]:
     elif not answer["backends"]:
         answer["outcome"] = "500 NC: the rule has no backendRefs"
     else:
-        answer["outcome"] = "forwarded"
+        answer["outcome"] = _outcome(rule)
     answer["retry"] = {
         "attempts": rule.retry.attempts,
         "codes": sorted(rule.retry.codes),
-        "for": "every method" if rule.retry.is_explicit else "idempotent methods; unsent requests of every method",
+        "for": "every method" if rule.retry.is_explicit else "idempotent methods",
+        "besides": "unsent requests of every method; resets of idempotent ones",
     }
     answer["timeouts"] = {"request_s": rule.timeout_s or None, "backend_request_s": rule.per_try_s or None}
     return answer
+
+
+def outcome_of(error: ProxyError) -> str:
+    """What a request would be answered: status, response flag and why."""
+    return f"{error.http_status} {error.flag}: {error.message}"
+
+
+def _outcome(rule: CompiledRule) -> str:
+    """What becomes of the requests that the rule takes: all are forwarded, or the shares that are not."""
+    total = sum(b.ref.weight for b in rule.backends)
+    refused: dict[str, float] = {}
+    for backend in rule.backends:
+        if backend.ref.weight and (answer := _refusal_of(backend.cluster)) is not None:
+            refused[answer] = refused.get(answer, 0.0) + 100.0 * backend.ref.weight / total
+    if not refused:
+        return "forwarded"
+    if len(refused) == 1 and sum(refused.values()) > 99.999:
+        return next(iter(refused))
+    shares = [f"{share:.3g} % {answer}" for answer, share in refused.items()]
+    return "; ".join([f"{100.0 - sum(refused.values()):.3g} % forwarded", *shares])
+
+
+def _refusal_of(cluster: Cluster) -> str | None:
+    if cluster.service.is_known is False:
+        return f"500 NC: discovery has never told of {cluster.name}"
+    if cluster.service.is_known and not cluster.usable:
+        return f"503 UH: {cluster.name} has no healthy endpoint"
+    return None
 
 
 def add_workers(answer: dict[str, Any], told: Sequence[States], workers: int) -> None:

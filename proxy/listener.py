@@ -10,10 +10,10 @@ import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from mesh.http.message import NOT_SENT, ResponseHead
+from mesh.http.message import NOT_SENT, RequestHead, ResponseHead
 from mesh.http.outcome import BadRequest, LoopDetected, NoRoute, NoTable, ProxyError, proxy_status
 from mesh.model.name import Name
-from proxy.http1.downstream import ConnectionLimits
+from proxy.http1.limits import ConnectionLimits
 from proxy.local_answer import LocalAnswer, text_answer
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ MAX_CONNECTIONS = 20_000  # at 4 KiB each 80 MiB: a flood costs that much at mos
 FORWARDED_HTTP = b"x-forwarded-proto: http"
 NONE_KNOWN: dict[bytes, bytes] = {}
 _PASSED_ON = (b"x-forwarded-for", b"x-forwarded-host", b"proxy")
+COUNTED_METHODS = frozenset((b"OPTIONS", b"TRACE"))
+MAX_FORWARDS = 1000
 HEALTH_PATH = b"/.well-known/sidemesh/health"
 
 
@@ -100,6 +102,18 @@ class Listener(ABC):
             message = "the request came back to the sidecar that sent it (Via): an endpoint is this sidecar's own port"
             raise LoopDetected(message)
 
+    def _take_forward(self, request: RequestHead) -> None:
+        """Count Max-Forwards down; at 0 the request ends here (RFC 9110 §7.6.2: for OPTIONS and TRACE)."""
+        value = request.fields.get(b"max-forwards")
+        if value is None or not value.isdigit():
+            return
+        left = min(int(value[:18]), MAX_FORWARDS)
+        if not left:
+            status = 200 if request.method == b"OPTIONS" else 405  # TRACE would tell what a page's script may not see
+            raise LocalAnswer(status, f"sidemesh {self.name}: the request ends here (Max-Forwards: 0)\n")
+        request.fields.remove((b"max-forwards",))
+        request.fields.append(b"max-forwards", b"%d" % (left - 1))
+
     def _via_after(self, via: bytes) -> bytes:
         return b"via: %b, %b" % (via, self._via)
 
@@ -126,6 +140,8 @@ class OutboundListener(Listener):
         request, plane = exchange.request, self.plane
         if b"via" in request.known:
             self._check_loop(exchange)
+        if request.method in COUNTED_METHODS:
+            self._take_forward(request)
         table = plane.table
         if table is None:
             message = "this sidecar never had a routing table: its control server cannot be reached (see /config_dump)"
@@ -200,6 +216,8 @@ class InboundListener(Listener):
             self._check_loop(exchange)
         if request.target == HEALTH_PATH:
             raise self._health()
+        if request.method in COUNTED_METHODS:
+            self._take_forward(request)
         self.last_request_s = self.plane.now_s
         return self._rule
 

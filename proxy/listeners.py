@@ -11,7 +11,7 @@ from mesh.model.route import BackendRef, Retry, Rule
 from mesh.model.service import Endpoint
 from proxy.config import SidecarConfig
 from proxy.dataplane import DataPlane
-from proxy.http1.downstream import ConnectionLimits
+from proxy.file_limit import connections_within_limit
 from proxy.listener import InboundListener, Listener, OutboundListener
 from proxy.recorder import LOCAL
 from proxy.table import Backend, CompiledRule
@@ -38,7 +38,9 @@ class Listeners:
 
 def build_listeners(plane: DataPlane, config: SidecarConfig, token: str) -> Listeners:
     """Build them; ``token`` tells this sidecar from others in Via."""
-    limits, most = ConnectionLimits(), config.max_connections
+    limits = config.limits
+    listeners = 1 + len(config.upstreams) + (config.port is not None)
+    most = connections_within_limit(max(1, config.max_connections // config.workers), listeners)
     outbound = f"sidemesh-out-{token}"
     inbound: InboundListener | None = None
     if config.port is not None:

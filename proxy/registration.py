@@ -8,10 +8,13 @@ so that either's death takes the instance out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
+from random import Random
 from urllib.parse import urlsplit
 
+from mesh.discovery.backoff import Backoff
 from mesh.discovery.base import HealthCheck, Registration, Source, SourceError
 from mesh.model.name import DEFAULT_NAMESPACE
 from mesh.model.service import Endpoint, Health, Instance
@@ -26,11 +29,14 @@ logger = logging.getLogger(__name__)
 class SelfRegistration:
     """The sidecar's own instance in a discovery source."""
 
-    def __init__(self, config: SidecarConfig, source: Source, inbound: Address) -> None:
+    def __init__(self, config: SidecarConfig, source: Source, inbound: Address, rng: Random) -> None:
         """``inbound`` is where the inbound listener really listens."""
         self._config = config
         self._source = source
-        self.address = advertised_address(config, inbound)
+        self._inbound = inbound
+        self.address: Address | None = None
+        """What is registered; known once it is tried."""
+        self._backoff = Backoff(rng)
         self._registration: Registration | None = None
         self._health = Health.PASSING
         self._tasks = Tasks("registration")
@@ -44,11 +50,6 @@ class SelfRegistration:
 
     def start(self, check: ProgramCheck) -> None:
         """Register as soon as the program has answered for the first time."""
-        if self.address.is_loopback and self._source.name != "file":
-            logger.warning(
-                "registering the loopback address %s: only this machine can reach it (--advertise, --inbound)",
-                self.address,
-            )
         self._tasks.start(self._register(check), "register")
 
     def set_health(self, health: Health) -> None:
@@ -75,34 +76,52 @@ class SelfRegistration:
 
     async def _register(self, check: ProgramCheck) -> None:
         await check.first_success.wait()
-        if self._leaving.is_set():
+        while not self._leaving.is_set():
+            try:
+                address = await advertised_address(self._config, self._inbound)
+                await self._register_at(address)
+                break
+            except SourceError as error:  # refused: a token may be there in a moment, a policy be mended
+                if str(error) != self.error:
+                    logger.error("not registered, and trying on: %s", error)  # noqa: TRY400 - the message says it all
+                self.error = str(error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._backoff.next_s()):
+                    await self._leaving.wait()
+        else:
             return
-        instance = self.instance()
-        url = f"http://{self.address}{HEALTH_PATH.decode()}"
-        try:
-            self._registration = await self._source.register(instance, Health.PASSING, HealthCheck(url))
-        except SourceError as error:
-            self.error = str(error)
-            logger.error("not registered: %s", error)  # noqa: TRY400 - the message says it all
-            return
-        self._registration.set_health(self._health)
+        self.error = ""
         if self._leaving.is_set():
             await self.announce_leaving()
-            return
-        logger.info("registered as %s of %s at %s", instance.endpoint.id, instance.service, self.address)
 
-    def instance(self) -> Instance:
+    async def _register_at(self, address: Address) -> None:
+        if address != self.address and address.is_loopback and self._source.name != "file":
+            logger.warning(
+                "!!! registering the loopback address %s: only this machine can reach it (--advertise, --inbound)",
+                address,
+            )
+        self.address = address
+        instance = self.instance(address)
+        url = f"http://{address}{HEALTH_PATH.decode()}"
+        self._registration = await self._source.register(instance, Health.PASSING, HealthCheck(url))
+        self._registration.set_health(self._health)
+        logger.info("registered as %s of %s at %s", instance.endpoint.id, instance.service, address)
+
+    def instance(self, address: Address) -> Instance:
         """What is registered."""
         config = self._config
         metadata = {"version": config.version} if config.version else {}
         if config.service.namespace != DEFAULT_NAMESPACE:
             metadata["namespace"] = config.service.namespace
-        endpoint = Endpoint(config.instance, self.address.host, self.address.port, metadata)
+        endpoint = Endpoint(config.instance, address.host, address.port, metadata)
         return Instance(config.service, endpoint)
 
 
-def advertised_address(config: SidecarConfig, inbound: Address) -> Address:
-    """Where other sidecars reach us: as told, else the inbound address, for a wildcard the one that routes out."""
+async def advertised_address(config: SidecarConfig, inbound: Address) -> Address:
+    """Where other sidecars reach us: as told, else the inbound address, for a wildcard the one that routes out.
+
+    Raises SourceError where nothing routes there now.
+    """
     if config.advertise is not None:
         return Address(config.advertise.host, config.advertise.port or inbound.port)
     if not inbound.is_wildcard:
@@ -113,7 +132,13 @@ def advertised_address(config: SidecarConfig, inbound: Address) -> Address:
         target = Address(parts.hostname or "127.0.0.1", parts.port or 8500)
     if target is None:
         return Address("127.0.0.1", inbound.port)
-    family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:  # connecting a datagram socket sends nothing
-        probe.connect((target.host, target.port or 1))
-        return Address(str(probe.getsockname()[0]), inbound.port)
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(target.host, target.port or 1, type=socket.SOCK_DGRAM)
+        family, kind, _, _, where = found[0]
+        with socket.socket(family, kind) as probe:  # connecting a datagram socket sends nothing
+            probe.connect(where)
+            return Address(str(probe.getsockname()[0]), inbound.port)
+    except OSError as error:
+        message = f"no way to {target} ({error}), so this machine's address is not known; --advertise says it"
+        raise SourceError(message) from error

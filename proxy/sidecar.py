@@ -52,6 +52,7 @@ class Sidecar:
         config.validate()
         self.config = config
         rng = Random(SystemRandom().getrandbits(128))
+        self._rng = rng
         self.tasks = Tasks("sidecar")
         self.channel = self._make_channel()
         self.source = self._make_source()
@@ -108,7 +109,7 @@ class Sidecar:
         await self._listen()
         if self.check is not None:
             if self.source is not None:
-                self.registration = SelfRegistration(config, self.source, self.addresses["inbound"])
+                self.registration = SelfRegistration(config, self.source, self.addresses["inbound"], self._rng)
                 self.registration.start(self.check)
             self.tasks.start(self.check.run(), "program check")
         if self.feed is not None:

@@ -25,6 +25,7 @@ from mesh.tasks import Tasks
 from proxy.admin import AdminServer
 from proxy.config import SidecarConfig
 from proxy.drain import drain
+from proxy.file_limit import raise_file_limit
 from proxy.memory import settle_memory
 from proxy.sidecar import Sidecar
 
@@ -65,6 +66,7 @@ class Runner:
         self._config = config
         self._command = program
         self._program: Child | None = None
+        self._open_files = raise_file_limit()
         self._stop = asyncio.Event()
         self._tasks = Tasks("run")
 
@@ -98,7 +100,9 @@ class Runner:
         settle_memory()
         become_reaper()
         environment = program_environment(os.environ, self._config, sidecar)
-        program = self._program = Child.start(*self._command, env=environment, with_parent=True)
+        program = self._program = Child.start(
+            *self._command, env=environment, with_parent=True, open_files=self._open_files
+        )
         ended = self._tasks.start(program.wait(), "program")
         self._tasks.start(self._reap_orphans(), "reap")
         await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -148,7 +152,7 @@ def program_environment(environ: Mapping[str, str], config: SidecarConfig, sidec
     curl reads only the lower-case ``http_proxy``; most libraries read either.
     """
     proxy = f"http://{sidecar.addresses['outbound']}"
-    direct = ["localhost", "127.0.0.0/8", "127.0.0.1", "::1", "169.254.0.0/16", "169.254.169.254"]
+    direct = ["localhost", "127.0.0.0/8", "127.0.0.1", "::1", "169.254.0.0/16", "169.254.169.254", "fe80::/10"]
     if config.control is not None:
         direct.append(config.control.host)
     urls = (
@@ -156,9 +160,10 @@ def program_environment(environ: Mapping[str, str], config: SidecarConfig, sidec
         environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"),
         environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
     )
-    direct += [host for url in urls if url and (host := urlsplit(url).hostname)]
-    own = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    direct += [part.strip() for part in own.split(",") if part.strip()]
+    # An OTLP endpoint for gRPC may stand without a scheme.
+    direct += [host for url in urls if url and (host := urlsplit(url if "://" in url else f"//{url}").hostname)]
+    for own in (environ.get("no_proxy", ""), environ.get("NO_PROXY", "")):
+        direct += [part.strip() for part in own.split(",") if part.strip()]
     no_proxy = ",".join(dict.fromkeys(direct))
     return {**environ, "http_proxy": proxy, "HTTP_PROXY": proxy, "no_proxy": no_proxy, "NO_PROXY": no_proxy}
 

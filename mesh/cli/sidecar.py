@@ -19,6 +19,7 @@ from mesh.telemetry.otel_settings import read_otel
 from proxy.admin import AdminServer
 from proxy.config import SidecarConfig
 from proxy.drain import drain
+from proxy.file_limit import raise_file_limit
 from proxy.memory import settle_memory
 from proxy.sidecar import Sidecar
 
@@ -69,6 +70,7 @@ async def serve(config: SidecarConfig) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    raise_file_limit()
     sidecar = Sidecar(config)
     loop.add_signal_handler(signal.SIGHUP, sidecar.reopen_logs)  # logrotate's postrotate
     admin = AdminServer(sidecar)

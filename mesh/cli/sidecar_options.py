@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Any, TypeVar
 import click
 import yaml
 
+from mesh.discovery.file_format import read_services
 from mesh.model.errors import InvalidError, Violation
+from mesh.model.gateway_api import read_documents
 from mesh.model.name import DEFAULT_NAMESPACE, Name
-from proxy.config import Address, SidecarConfig
+from mesh.model.validate import validate_table
+from proxy.config import LIMIT_KEYS, Address, SidecarConfig
+from proxy.http1.limits import ConnectionLimits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +39,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--egress", type=click.Choice(["deny", "allow"]), help="Names that are no service.  [default: deny]"),
     click.option("--workers", type=int, help="Processes that carry traffic.  [default: 1]"),
     click.option("--drain-s", type=float, help="How long leaving may take, in seconds.  [default: 30]"),
+    click.option("--max-connections", type=int, help="Clients of one listener at a time.  [default: 20000]"),
     click.option("--grace-s", type=float, help="Stay of endpoints that vanish without a word, s.  [default: 30]"),
     click.option("--data", "data", metavar="DIR", help="Where the last table and endpoints are kept.  [default: none]"),
     click.option("--services", "services_file", metavar="FILE", help="Endpoints from a YAML file instead of a server."),
@@ -46,10 +52,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]"),
 )  # fmt: skip
 
-_FILE_ONLY = {"upstreams", "services", "routes"}
+_FILE_ONLY = {"upstreams", "services", "routes", "limits"}
 _KEYS = {
     "service", "namespace", "port", "version", "inbound", "outbound", "admin", "control", "consul", "advertise",
-    "instance-id", "check", "egress", "workers", "drain-s", "grace-s", "data", "suffix", "trace-ratio", "trace-formats",
+    "instance-id", "check", "egress", "workers", "drain-s", "grace-s", "max-connections", "data", "suffix",
+    "trace-ratio", "trace-formats",
     "access-log", "access-log-format", "access-log-path", "log-level",
 } | _FILE_ONLY  # fmt: skip
 
@@ -73,47 +80,53 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
             return default
         try:
             return read(given[key])
+        except InvalidError as error:
+            wrong.extend(error.violations)
+            return default
         except (ValueError, TypeError) as error:
             wrong.append(Violation(key.replace("_", "-"), str(error)))
             return default
 
-    namespace = value("namespace", str, DEFAULT_NAMESPACE)
+    namespace = value("namespace", _text, DEFAULT_NAMESPACE)
     service = given.get("service")
     if not service:
         wrong.append(Violation("service", "is missing; give --service NAME, MESH_SERVICE or service: in the file"))
         service = "unnamed"
     defaults = SidecarConfig(Name(namespace, str(service)))
-    inbound = value("inbound", Address.parse, defaults.inbound)
-    services = given.get("services") if isinstance(given.get("services"), Mapping) else None
+    inbound = value("inbound", _address, defaults.inbound)
+    # The flag --services names a file; in the file the key holds the endpoints themselves.
+    services = value("services", _services, None)
     config = SidecarConfig(
         service=Name(namespace, str(service)),
-        port=value("port", int, None),
-        version=value("version", str, ""),
+        port=value("port", _whole, None),
+        version=value("version", _text, ""),
         inbound=inbound,
-        outbound=value("outbound", Address.parse, defaults.outbound),
-        admin=value("admin", Address.parse, defaults.admin),
-        control=value("control", lambda text: Address.parse(text, 15010), None),
+        outbound=value("outbound", _address, defaults.outbound),
+        admin=value("admin", _address, defaults.admin),
+        control=value("control", lambda text: Address.parse(_text(text), 15010), None),
         consul=value("consul", _consul_url, None),
         upstreams=value("upstream", lambda _: _upstreams(given, namespace), {})
         or value("upstreams", lambda _: _upstreams(given, namespace), {}),
-        advertise=value("advertise", lambda text: Address.parse(text, 0), None),
-        instance_id=value("instance_id", str, "") or _own_id(str(service), inbound),
-        check=value("check", str, "tcp"),
-        egress=value("egress", lambda text: text in ("allow", True), default=False),
-        workers=value("workers", int, 1),
-        drain_s=value("drain_s", float, defaults.drain_s),
-        grace_s=value("grace_s", float, defaults.grace_s),
-        data_dir=value("data", Path, None),
+        advertise=value("advertise", lambda text: Address.parse(_text(text), 0), None),
+        instance_id=value("instance_id", _text, "") or _own_id(str(service), inbound),
+        check=value("check", _text, "tcp"),
+        egress=value("egress", _egress, default=False),
+        workers=value("workers", _whole, 1),
+        drain_s=value("drain_s", _number, defaults.drain_s),
+        grace_s=value("grace_s", _number, defaults.grace_s),
+        max_connections=value("max_connections", _whole, defaults.max_connections),
+        limits=value("limits", _limits, defaults.limits),
+        data_dir=value("data", lambda text: Path(_text(text)), None),
         suffixes=value("suffix", _suffixes, defaults.suffixes),
-        trace_ratio=value("trace_ratio", float, defaults.trace_ratio),
-        trace_formats=value("trace_formats", lambda text: tuple(str(text).split(",")), defaults.trace_formats),
+        trace_ratio=value("trace_ratio", _number, defaults.trace_ratio),
+        trace_formats=value("trace_formats", _words, defaults.trace_formats),
         access_log=value("access_log", _yaml_off, defaults.access_log),
-        access_log_format=value("access_log_format", str, defaults.access_log_format),
-        access_log_path=value("access_log_path", str, defaults.access_log_path),
+        access_log_format=value("access_log_format", _text, defaults.access_log_format),
+        access_log_path=value("access_log_path", _text, defaults.access_log_path),
         services=services,
         services_file=value("services_file", Path, None),
-        routes=tuple(given.get("routes") or ()),
-        log_level=value("log_level", str, defaults.log_level),
+        routes=value("routes", _routes, ()),
+        log_level=value("log_level", _text, defaults.log_level),
     )
     try:
         config.validate()
@@ -164,14 +177,79 @@ def _own_id(service: str, inbound: Address) -> str:
     return "" if inbound.port else f"{service}-{os.uname().nodename}-{os.getpid()}"
 
 
-def _consul_url(text: str) -> str:
+# Each of these reads one setting as a flag, a variable or YAML gives it, and raises ValueError saying what is accepted.
+
+
+def _text(given: object) -> str:
+    if isinstance(given, bool) or not isinstance(given, str | int | float | Path):
+        raise TypeError(f"{given!r} is not text")
+    return str(given)
+
+
+def _whole(given: object) -> int:
+    if isinstance(given, bool) or not str(given).removeprefix("-").isdigit():
+        raise ValueError(f"{given!r} is not a whole number")
+    return int(str(given))
+
+
+def _number(given: object) -> float:
+    try:
+        number = math.nan if isinstance(given, bool) else float(str(given))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{given!r} is not a number")
+    return number
+
+
+def _words(given: object) -> tuple[str, ...]:
+    items = given.split(",") if isinstance(given, str) else given
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise ValueError(f"{given!r} is neither a list of words nor words with commas between them")
+    return tuple(item.strip() for item in items)
+
+
+def _address(given: object) -> Address:
+    return Address.parse(_text(given))
+
+
+def _consul_url(given: object) -> str:
+    text = _text(given)
     return text if "://" in text else f"http://{text}"
 
 
-def _suffixes(given: Any) -> tuple[str, ...]:  # noqa: ANN401 - one string or several
-    items = [given] if isinstance(given, str) else list(given)
-    return tuple(item if item.startswith(".") else f".{item}" for item in items)
+def _egress(given: object) -> bool:
+    if given not in ("allow", "deny"):
+        raise ValueError(f"{given!r} is neither 'allow' nor 'deny'")
+    return given == "allow"
 
 
-def _yaml_off(given: Any) -> str:  # noqa: ANN401 - YAML reads a bare ``off`` as False
-    return "off" if given is False else str(given)
+def _suffixes(given: object) -> tuple[str, ...]:
+    return tuple(item if item.startswith(".") else f".{item}" for item in _words(given))
+
+
+def _yaml_off(given: object) -> str:
+    return "off" if given is False else _text(given)  # YAML reads a bare ``off`` as False
+
+
+def _limits(given: object) -> ConnectionLimits:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{given!r} is not a mapping of {', '.join(LIMIT_KEYS)}")
+    return SidecarConfig.limits_of(given)
+
+
+def _services(given: object) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{given!r} is not a mapping of services to endpoints; --services names a file of its own")
+    read_services(given)  # raises InvalidError
+    return given
+
+
+def _routes(given: object) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(given, list):
+        raise TypeError(f"{given!r} is not a list of HTTPRoute and ServicePolicy documents")
+    try:
+        validate_table(read_documents(given).values)
+    except InvalidError as error:
+        raise InvalidError(Violation(f"routes: {v.field}".rstrip(": "), v.message) for v in error.violations) from error
+    return tuple(given)

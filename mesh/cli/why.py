@@ -77,7 +77,7 @@ def as_text(answer: dict[str, Any]) -> list[str]:
     if "retry" in answer:
         retry = answer["retry"]
         codes = ", ".join(map(str, retry["codes"])) or "none"
-        lines.append(f"retries: {retry['attempts']} more, codes {codes}, for {retry['for']}")
+        lines.append(f"retries: {retry['attempts']} more, codes {codes} for {retry['for']}; {retry['besides']}")
         times = answer["timeouts"]
         lines.append(
             f"timeout: request {times['request_s'] or 'none'}, each try {times['backend_request_s'] or 'none'}"

@@ -27,14 +27,12 @@ from proxy.http1.fields import (
     BARE_CR_OR_LF,
     CODING,
     CONNECTION,
-    DEFAULT_LIMITS,
     EXPECT,
     HOST,
     KNOWN,
     LENGTH,
     PERSISTENCE_ONLY,
     SAYS_NOT_SENT,
-    HeadLimits,
     apply_connection,
     malformed,
     read_length,
@@ -42,17 +40,19 @@ from proxy.http1.fields import (
     response_splitter,
     too_large,
 )
+from proxy.http1.limits import DEFAULT_LIMITS, HeadLimits
 from proxy.http1.splitter import TOKEN_PATTERN
 
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 # RFC 3986 §3.2.2 without userinfo: name or IPv4, or a bracketed IPv6 address; then a port.
-_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
 _METHODS = frozenset(b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH CONNECT".split()) | frozenset(
     # WebDAV and its kin (IANA method registry): carried like any other, retried like none.
     b"PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT MKCALENDAR ACL BIND REBIND UNBIND".split()
     + b"LINK UNLINK PURGE QUERY".split()
 )
 _SLASH = 0x2F
+_MAX_PORT = 65535
 _MAX_SEEN, _MAX_SEEN_BYTES = 2048, 256  # of what is remembered of peers' choosing
 
 
@@ -145,7 +145,8 @@ _good_authorities: set[bytes] = set()
 
 
 def _check_authority(authority: bytes) -> None:
-    if not _AUTHORITY.fullmatch(authority):
+    found = _AUTHORITY.fullmatch(authority)
+    if not found or int(found[1] or 0) > _MAX_PORT:
         message = f"Host {authority[:80]!r} is no host[:port] (RFC 9112 §3.2)"
         raise BadRequest(message)
     if len(_good_authorities) >= _MAX_SEEN:

@@ -13,7 +13,6 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from mesh.http.headers import Headers
@@ -22,28 +21,15 @@ from mesh.http.outcome import BadRequest, ClientGone, ProxyError, RequestTimeout
 from proxy.exchange import Exchange
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader
 from proxy.http1.codec import check_partial_head, chunk, last_chunk, parse_request, response_bytes
-from proxy.http1.fields import DEFAULT_LIMITS, HEAD_END, HeadLimits
+from proxy.http1.fields import HEAD_END
 from proxy.request_body import RequestBody
 
 if TYPE_CHECKING:
     from proxy.listener import Listener
 
 
+MAX_EMPTY_LINES = 8  # old clients send one behind a body; they must not keep a connection alive without a request
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close with RST
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """How long, in seconds, and how much a client may take."""
-
-    head: HeadLimits = DEFAULT_LIMITS
-    head_s: float = 10.0  # a head fits one packet or few; slower ones are Slowloris
-    idle_s: float = 3600.0  # Envoy's idle_timeout
-    first_byte_s: float = 60.0  # a connection that never asked anything
-    stall_s: float = 300.0  # Envoy's stream_idle_timeout: an exchange in which the client neither sends nor takes
-    pipelined_bytes: int = 64 * 1024  # read ahead at most this much behind a request that is being served
-    discard_bytes: int = 256 * 1024  # of a body nobody wants any more, before the connection is closed instead
-    linger_s: float = 2.0  # after an error, time for the client to read it before a reset could overtake it
 
 
 class Http1Downstream(asyncio.Protocol):
@@ -54,6 +40,7 @@ class Http1Downstream(asyncio.Protocol):
         "_checked",
         "_chunked_answer",
         "_discarded",
+        "_empty_lines",
         "_ends_by_close",
         "_keep_alive",
         "_last_read_s",
@@ -85,6 +72,7 @@ class Http1Downstream(asyncio.Protocol):
         self.peer_address = ""
         self.peer_port = 0
         self.served = 0
+        self._empty_lines = 0
         self._buffer = b""
         self._checked = 0
         self._reader: BodyReader | None = None
@@ -207,9 +195,8 @@ class Http1Downstream(asyncio.Protocol):
         end = buffer.find(HEAD_END, self._checked)
         if end <= 0:
             if buffer.startswith(b"\r\n"):
-                self._buffer = buffer[2:]  # RFC 9112 §2.2: an empty line before a request line is ignored
                 self._checked = 0
-                return bool(self._buffer)
+                return self._skip_empty_line()
             if not self._since_s:
                 self._since_s = self._plane.now_s
             check_partial_head(buffer, self.limits.head, self._checked)
@@ -219,11 +206,11 @@ class Http1Downstream(asyncio.Protocol):
             return False
         self._checked = 0
         if buffer.startswith(b"\r\n"):
-            self._buffer = buffer[2:]
-            return True
+            return self._skip_empty_line()
         request, self._keep_alive = parse_request(buffer[: end + 4], self.limits.head)
         rest = buffer[end + 4 :]
         self._since_s = 0.0
+        self._empty_lines = 0
         self._version = request.version
         self._without_body = request.method == b"HEAD"
         self.served += 1
@@ -234,6 +221,16 @@ class Http1Downstream(asyncio.Protocol):
             exchange = self.exchange = Exchange(self._listener, self, request, None)
             exchange.begin()
         return True
+
+    def _skip_empty_line(self) -> bool:
+        """RFC 9112 §2.2: an empty line before a request line is ignored. Gives whether there is more to look at."""
+        self._empty_lines += 1
+        if self._empty_lines > MAX_EMPTY_LINES:
+            message = f"more than {MAX_EMPTY_LINES} empty lines before a request (RFC 9112 §2.2)"
+            raise BadRequest(message)
+        self._buffer = self._buffer[2:]
+        self._since_s = 0.0
+        return bool(self._buffer)
 
     def _begin_with_body(self, request: RequestHead, rest: bytes) -> None:
         length = request.content_length

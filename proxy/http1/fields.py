@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from mesh.http.headers import HOP_BY_HOP, Fields, Headers, list_members
 from mesh.http.message import KNOWN_REQUEST_FIELDS, NOT_SENT
 from mesh.http.outcome import BadRequest, HeadersTooLarge, UpstreamProtocolError
+from proxy.http1.limits import HeadLimits
 from proxy.http1.splitter import CONTROLS, TOKEN_PATTERN, make_splitter
 
 HEAD_END = b"\r\n\r\n"
 
-
-@dataclass(frozen=True, slots=True)
-class HeadLimits:
-    """How large a head may be."""
-
-    line_bytes: int = 16 * 1024  # twice what RFC 9112 §3 asks for at least; most servers take 8 to 16 KiB
-    head_bytes: int = 60 * 1024  # Envoy's max_request_headers_kb
-    count: int = 100  # Envoy's max_headers_count
-
-
-DEFAULT_LIMITS = HeadLimits()
 
 # A bare LF, or a CR that ends no line (RFC 9112 §2.2); the last byte may be a CR whose LF is yet to come.
 BARE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")

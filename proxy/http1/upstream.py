@@ -15,7 +15,8 @@ from mesh.http.message import RequestHead
 from mesh.http.outcome import ProxyError, UpstreamProtocolError, UpstreamReset
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
 from proxy.http1.codec import CHUNKED, UNTIL_CLOSE, chunk, last_chunk, parse_response, request_bytes
-from proxy.http1.fields import DEFAULT_LIMITS, HEAD_END
+from proxy.http1.fields import HEAD_END
+from proxy.http1.limits import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt

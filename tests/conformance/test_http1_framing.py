@@ -57,6 +57,8 @@ REFUSED_REQUESTS = [
     ("9112 §3.2.2", "absolute target without a host", b"GET http:///x HTTP/1.1\r\n" + H + b"\r\n", 400),
     ("9112 §3.2.2", "absolute target with user", b"GET http://me@pay/ HTTP/1.1\r\n" + H + b"\r\n", 400),
     ("9112 §3.2.2", "https through a clear proxy", b"GET https://pay/ HTTP/1.1\r\n" + H + b"\r\n", 400),
+    ("9110 §4.2.1", "port out of range", b"GET / HTTP/1.1\r\nHost: pay:65536\r\n\r\n", 400),
+    ("9112 §2.2", "empty lines without end", b"\r\n" * 9 + b"GET / HTTP/1.1\r\n" + H + b"\r\n", 400),
     ("9112 §3.2.4", "asterisk with GET", b"GET * HTTP/1.1\r\n" + H + b"\r\n", 400),
     ("9112 §5.1", "space before colon", b"GET / HTTP/1.1\r\n" + H + b"x : 1\r\n\r\n", 400),
     ("9112 §5.1", "no colon", b"GET / HTTP/1.1\r\n" + H + b"nonsense\r\n\r\n", 400),

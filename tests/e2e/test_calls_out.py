@@ -125,3 +125,55 @@ async def test_egress_goes_where_dns_says_and_never_to_loopback(tmp_path: Path, 
         if workers == 1:  # fresh worker processes know nothing of the patch, and need not
             answers = await asyncio.gather(*(get(patched_.url(), {"host": f"localhost:{port}"}) for _ in range(100)))
             assert {(answer.status, answer.told["service"]) for answer in answers} == {(200, "outside")}
+
+
+async def test_why_says_what_then_happens(tmp_path: Path) -> None:
+    def route(name: str, *backends: tuple[str, str | None, int]) -> dict[str, object]:
+        refs = [
+            {
+                "name": service, "port": 80, "weight": weight,
+                **({"filters": [{"type": "ExtensionRef", "extensionRef": {
+                    "group": "mesh.sidemesh.dev", "kind": "Subset", "name": subset}}]} if subset else {}),
+            }
+            for service, subset, weight in backends
+        ]  # fmt: skip
+        rule = {"backendRefs": refs, "matches": [{"path": {"type": "PathPrefix", "value": f"/{name}"}}]}
+        parents = [{"kind": "Service", "group": "", "name": "pay"}]
+        return {
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name},
+            "spec": {"parentRefs": parents, "rules": [rule]},
+        }  # fmt: skip
+
+    async with Fleet(tmp_path) as fleet:
+        _, port = await fleet.program("pay")
+        config = tmp_path / "caller.json"
+        document = {
+            "services": {
+                "pay": [{"id": "pay", "address": "127.0.0.1", "port": port, "version": "v1"}],
+                "sick": [{"id": "sick", "address": "127.0.0.1", "port": port, "health": "critical"}],
+            },
+            "routes": [
+                route("whole", ("pay", None, 1)),
+                route("v9", ("pay", "v9", 1)),
+                route("ghost", ("nobody", None, 1)),
+                route("sick", ("sick", None, 1)),
+                route("drained", ("pay", None, 0)),
+                route("half", ("pay", None, 1), ("sick", None, 1)),
+            ],
+        }
+        config.write_text(json.dumps(document))
+        caller = await fleet.sidecar("caller", "--config", str(config))
+
+        async def outcome(host: str, path: str) -> str:
+            found = await get(f"http://127.0.0.1:{caller.admin}/why?url=http://{host}/{path}&format=json")
+            return str(found.told["outcome"])
+
+        for host, path in (
+            ("pay", "whole"), ("pay", "v9"), ("pay", "ghost"), ("pay", "sick"), ("pay", "drained"), ("pay", "none"),
+            ("sick", ""), ("nobody", ""), ("unheard-of", ""), ("example.com", ""), ("not_a.label", ""),
+        ):  # fmt: skip
+            said = await outcome(host, path)
+            answer = await get(caller.url(f"/{path}"), {"host": host})
+            expected = "forwarded" if answer.status == 200 else f"{answer.status} {answer.flag}:"
+            assert said.startswith(expected), (host, path, said, str(answer))
+        assert await outcome("pay", "half") == "50 % forwarded; 50 % 503 UH: sick has no healthy endpoint"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fleet import PROGRAM, Answer, Fleet, SidecarProcess, get, patched
+from tests.support.fleet import MESH, PROGRAM, Answer, Fleet, SidecarProcess, get, patched
 from tests.support.ports import free_port
 from tests.support.process import until
 
@@ -38,9 +38,27 @@ async def test_the_end_of_the_program_is_the_end_of_the_sidecar_with_its_exit_co
         assert await job.process.wait(timeout_s=20) == code, job.process.output()
 
 
+async def test_the_sidecar_may_open_more_files_and_the_program_as_many_as_before(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    async with Fleet(tmp_path) as fleet:
+        job = fleet.launch(
+            "job", verb="run", entry=("sh", "-c", 'ulimit -Sn 300; exec "$@"', "sh", *MESH),
+            program=("sh", "-c", f"ulimit -Sn > {said}; ulimit -Hn >> {said}; cat /proc/$PPID/limits >> {said}"),
+        )  # fmt: skip
+        assert await job.process.wait(timeout_s=20) == 0, job.process.output()
+    soft, hard, *limits = said.read_text().splitlines()
+    assert soft == "300"
+    assert int(hard) > 300
+    assert [line.split()[3:5] for line in limits if line.startswith("Max open files")] == [[hard, hard]]
+
+
 async def test_the_programs_calls_go_through_the_sidecar_and_signals_reach_it(tmp_path: Path) -> None:
     async with Fleet(tmp_path) as fleet:
-        env = {"NO_PROXY": "db.example", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.example:4318"}
+        env = {
+            "NO_PROXY": "db.example", "no_proxy": "cache.example",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.example:4318",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://traces.example:4318/v1/traces",
+        }  # fmt: skip
         pay = fleet.run("pay", "--services", str(fleet.services_file()), "--check", "/", env=env)
         await pay.until_ready()
         await pay.process.until(partial(is_answering, pay), what="the program behind the sidecar")
@@ -48,7 +66,8 @@ async def test_the_programs_calls_go_through_the_sidecar_and_signals_reach_it(tm
         assert seen["http_proxy"] == seen["HTTP_PROXY"] == f"http://127.0.0.1:{pay.outbound}"
         assert seen["no_proxy"] == seen["NO_PROXY"]
         direct = set(seen["NO_PROXY"].split(","))
-        assert {"localhost", "127.0.0.1", "169.254.169.254", "collector.example", "db.example"} <= direct
+        assert {"localhost", "127.0.0.1", "169.254.169.254", "fe80::/10", "db.example", "cache.example"} <= direct
+        assert {"collector.example", "traces.example"} <= direct
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             pay.process.signal(number)
 

@@ -92,6 +92,18 @@ async def test_a_request_with_upgrade_and_a_body_is_served_as_ordinary_http() ->
         assert [r.body for r in m.programs["pay"][0].requests] == [b"12345"]
 
 
+@pytest.mark.parametrize(("method", "status"), [("OPTIONS", 200), ("TRACE", 405)])
+async def test_max_forwards_counts_down_and_ends_the_request_at_zero(method: str, status: int) -> None:
+    async with mesh().service("pay", sidecar=True).start() as m:
+        assert (await m.get("pay", method=method, headers=["max-forwards: 5"])).status == 200
+        assert m.programs["pay"][0].requests[0].fields("max-forwards") == ["3"]  # two sidecars
+        for left in ("0", "1"):
+            answer = await m.get("pay", method=method, headers=[f"max-forwards: {left}"])
+            assert (answer.status, b"Max-Forwards: 0" in answer.body) == (status, True)
+        assert len(m.programs["pay"][0].requests) == 1
+        assert (await m.get("pay", headers=["max-forwards: 0"])).status == 200  # for other methods it means nothing
+
+
 async def test_pipelined_requests_are_answered_in_order() -> None:
     async with mesh().service("pay", replies=[200, 404, 500]).start() as m:
         client = await m.connect()

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy.http1.downstream import ConnectionLimits, Http1Downstream
-from proxy.http1.fields import HeadLimits
+from proxy.http1.downstream import Http1Downstream
+from proxy.http1.limits import ConnectionLimits, HeadLimits
 from tests.support.mesh import Client, Mesh, Request, mesh
 from tests.support.process import until
 

@@ -40,9 +40,9 @@ async def test_a_new_client_of_an_old_sidecar_has_all_its_time(age_s: float) -> 
         assert (await silent.receive()).status == 200
 
 
-async def test_an_old_sidecar_keeps_its_connections_to_endpoints(age_s: float = 7200.0) -> None:
+async def test_an_old_sidecar_keeps_its_connections_to_endpoints() -> None:
     async with mesh().service("pay").start() as m:
-        await age(m, age_s)
+        await age(m, 7200.0)
         for _ in range(3):
             assert (await m.get("pay")).status == 200
             await beats(m, 1)

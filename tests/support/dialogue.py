@@ -18,7 +18,8 @@ from mesh.http.trace_context import Propagation
 from mesh.model.name import Name
 from mesh.model.service import Endpoint
 from proxy.dataplane import DataPlane, PlaneSettings
-from proxy.http1.downstream import ConnectionLimits, Http1Downstream
+from proxy.http1.downstream import Http1Downstream
+from proxy.http1.limits import ConnectionLimits
 from proxy.http1.upstream import Http1Upstream
 from proxy.listener import OutboundListener
 from proxy.recorder import Recorder

@@ -26,7 +26,8 @@ from mesh.model.service import Endpoint
 from mesh.model.snapshot import make_snapshot
 from mesh.model.wire import encode_resource
 from proxy.dataplane import Answer, DataPlane, PlaneSettings, no_such_service
-from proxy.http1.downstream import ConnectionLimits, Http1Downstream
+from proxy.http1.downstream import Http1Downstream
+from proxy.http1.limits import ConnectionLimits
 from proxy.listener import InboundListener, Listener, OutboundListener
 from proxy.recorder import Recorder
 from proxy.table import Backend, CompiledRule, Names

@@ -23,9 +23,8 @@ from mesh.discovery.consul_client import ConsulConfig
 from mesh.model import policy as policy_module
 from mesh.model import validate
 from mesh.model.policy import Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
-from proxy.config import SidecarConfig
-from proxy.http1.downstream import ConnectionLimits
-from proxy.http1.fields import HeadLimits
+from proxy.config import LIMIT_KEYS, SidecarConfig
+from proxy.http1.limits import ConnectionLimits, HeadLimits
 
 PREFIX = "MESH"
 FIELDS = {"data": "data_dir", "upstream": "upstreams", "suffix": "suffixes"}
@@ -36,6 +35,7 @@ TOLD_MORE = ("check", "access_log")
 FILE_KEYS = {
     "upstreams": "A mapping of service to local port: `upstreams: {ratings: 9001}`.",
     "services": "Endpoints, instead of Consul or a control server; the form is below.",
+    "limits": "A mapping, below.",
     "routes": "A list of HTTPRoute and ServicePolicy documents, as [routes and policies](routes-and-policies.md) has them.",
 }
 
@@ -87,6 +87,8 @@ def page() -> str:
         "### The file",
         "Keys are the options' names without dashes in front. Unknown keys are refused. In the file only:",
         table(("key", "meaning"), [(f"`{key}`", text) for key, text in FILE_KEYS.items()]),
+        "`limits`, for each client connection; times in seconds, sizes in bytes:",
+        table(("key", "default", "reason"), client_limit_rows()),
         "With endpoints and routes in it a sidecar needs neither control server nor Consul:",
         f"```yaml\n# sidecar.yaml\n{EXAMPLE}```",
         (
@@ -189,14 +191,26 @@ def policy_rows() -> Iterator[tuple[str, str, str]]:
                 yield f"`{kind.__name__}.{field}`", f"`{default}`", reason
 
 
+def client_limit_rows() -> Iterator[tuple[str, str, str]]:
+    """The keys of ``limits``."""
+    told = {
+        field: (default, reason)
+        for kind in (HeadLimits, ConnectionLimits)
+        for field, default, reason in settings(kind, "")
+    }
+    for key, field in LIMIT_KEYS.items():
+        default, reason = told[field]
+        yield f"`{key}`", f"`{default}`", reason
+
+
 def limit_rows() -> Iterator[tuple[str, str, str]]:
     """Bounds that dataclasses hold."""
-    for kind in (SidecarConfig, HeadLimits, ConnectionLimits, CatalogSettings, ConsulConfig):
+    for kind in (SidecarConfig, CatalogSettings, ConsulConfig):
         source = inspect.getsource(sys.modules[kind.__module__])
         for field, default, reason in settings(kind, source):
             if not isinstance(default, (int, float)) or isinstance(default, bool):
                 continue
-            if kind is SidecarConfig and field not in ("max_connections", "check_interval_s"):
+            if (kind is SidecarConfig and field != "check_interval_s") or (kind, field) == (CatalogSettings, "grace_s"):
                 continue  # the others are options
             yield f"`{kind.__name__}.{field}`", f"`{default}`", reason or docstrings(kind).get(field, "")
 

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mesh.child import command_with_parent
+
 STOP_S = 8.0
 
 
@@ -29,7 +31,7 @@ class Children:
         log = (self.logs / f"{name}.log").open("ab")
         pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(
-            *command,
+            *command_with_parent(command),  # whatever ends the demo ends them too
             stdin=pipe if piped else asyncio.subprocess.DEVNULL,
             stdout=pipe if piped else log,
             stderr=log,

@@ -1,0 +1,43 @@
+"""How many files this process may have open, and how many client connections that leaves room for.
+
+Each connection is an open file, and so is each to an endpoint. A process that has none left can neither ask its
+program how it is nor speak to discovery, so that a thousand idle clients would take the instance out.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+
+logger = logging.getLogger(__name__)
+
+RESERVED = 200
+"""For listeners, discovery, the control stream, logs, checks and what Python opens."""
+FILES_PER_CLIENT = 2  # its connection, and one to an endpoint
+
+
+def raise_file_limit() -> int:
+    """Allow this process as many open files as its hard limit lets it; gives how many it was allowed before.
+
+    Workers inherit it. Other programs must not: those that still use select() rely on small numbers.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
+
+
+def connections_within_limit(wanted: int, listeners: int) -> int:
+    """``wanted`` client connections for each of so many listeners, or what the limit of open files allows."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return wanted
+    room = max(1, (files - RESERVED) // (FILES_PER_CLIENT * listeners))
+    if room < wanted:
+        logger.warning(
+            "at most %d connections a listener rather than %d: this process may have %d files open (ulimit -n)",
+            room,
+            wanted,
+            files,
+        )
+    return min(wanted, room)
