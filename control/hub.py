@@ -23,8 +23,8 @@ FORGET_DISCONNECTED_S: Final = 900.0
 
 MAX_DISCONNECTED: Final = 1000
 
-EXPECT_BACK_S: Final = 30.0
-"""So long a sidecar whose stream broke is asked all the same: if it lives, it reconnects within seconds."""
+EXPECT_BACK_S: Final = 3.0
+"""So long a sidecar whose stream broke is asked all the same: if it lives, it has reconnected by then."""
 
 
 class Stream:

@@ -222,3 +222,21 @@ def test_everything_is_counted(hub):
     assert (counters.hellos, counters.pushes, counters.acks, counters.resumed) == (2, 2, 1, 1)
     assert counters.pushed_bytes == len(hub.current.whole) + len(hub.current.unchanged)
     assert counters.push_seconds_count == 1  # who runs it already, was pushed nothing
+
+
+async def test_a_sidecar_that_has_just_lost_its_stream_is_asked_all_the_same_and_one_long_gone_is_not(hub, clock):
+    gone = connect(hub, "gone")
+    accept(hub, gone)
+    hub.disconnect(gone, why="killed", is_goodbye=False)
+    clock.now += 10
+    lost = connect(hub, "lost")
+    accept(hub, lost)
+    hub.disconnect(lost, why="broken", is_goodbye=False)
+    waiting = hub.publish(TWO, clock.now)
+    (answer,) = await hub.answers(waiting, 0.01)
+    assert (answer.node, answer.result) == ("lost", Result.SILENT)
+    assert "control stream is broken" in answer.reason
+    waiting = hub.publish(THREE, clock.now)
+    accept(hub, connect(hub, "lost"))
+    (answer,) = await hub.answers(waiting, 1)
+    assert (answer.node, answer.result) == ("lost", Result.ACKED)
