@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 RESERVED = 200
 """For listeners, discovery, the control stream, logs, checks and what Python opens."""
+FEW = 1000
 FILES_PER_CLIENT = 2  # its connection, and one to an endpoint
 
 
@@ -34,7 +35,8 @@ def connections_within_limit(wanted: int, listeners: int) -> int:
         return wanted
     room = max(1, (files - RESERVED) // (FILES_PER_CLIENT * listeners))
     if room < wanted:
-        logger.warning(
+        logger.log(
+            logging.WARNING if room < FEW else logging.INFO,
             "at most %d connections a listener rather than %d: this process may have %d files open (ulimit -n)",
             room,
             wanted,

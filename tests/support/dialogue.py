@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from proxy.upstream.service import UpstreamService
 
 
+class FakeSocket:
+    def setsockopt(self, level: int, name: int, value: int) -> None: ...
+
+
 class FakeTransport:
     """Takes down what is written."""
 
@@ -64,7 +68,7 @@ class FakeTransport:
         return 0
 
     def get_extra_info(self, name: str) -> Any:
-        return ("192.0.2.1", 1) if name == "peername" else None
+        return {"peername": ("192.0.2.1", 1), "socket": FakeSocket()}.get(name)
 
 
 @dataclass
