@@ -39,7 +39,7 @@ def _lines(hub: Hub, registry: Registry, now: float) -> Iterator[str]:
         counters.stale_answers,
     )
     name = "mesh_control_push_seconds"
-    yield from _head(name, "histogram", "From publishing a table to a sidecar's answer.")
+    yield from _head(name, "histogram", "From writing a push to a sidecar to its answer.")
     for bound, count in zip(PUSH_BUCKETS_S, counters.push_seconds_counts, strict=True):
         yield f'{name}_bucket{{le="{bound:g}"}} {count}'
     yield f'{name}_bucket{{le="+Inf"}} {counters.push_seconds_count}'

@@ -50,6 +50,7 @@ def main() -> int:
     plan = replace(
         plan,
         rounds=arguments.rounds or plan.rounds,
+        is_exact=plan.is_exact or arguments.rounds is not None,
         run_s=arguments.seconds or plan.run_s,
         proxies=tuple(arguments.proxies.split(",")) if arguments.proxies else (),
     )

@@ -26,6 +26,8 @@ class HttpCase:
     proxies: tuple[str, ...] = TRIO
     quick_proxies: tuple[str, ...] = TRIO
     connections: int = 64
+    rounds: int = 7
+    """At least so many, but in a quick run: more where three proxies leave time for a narrower interval."""
     logs: bool = False
     trace_ratio: float = 0.01
 
@@ -45,8 +47,8 @@ class LowLoadCase:
 
 HTTP_CASES = (
     HttpCase("http1-full", "all features, keep-alive, tracing 1 %", 0.65, proxies=ALL, quick_proxies=ALL),
-    HttpCase("http1-trace-100", "the same, every request traced", 0.75, trace_ratio=1.0),
-    HttpCase("http1-log-100", "the same, every request in a JSON log", 0.65, logs=True),
+    HttpCase("http1-trace-100", "the same, every request traced", 0.75, trace_ratio=1.0, rounds=11),
+    HttpCase("http1-log-100", "the same, every request in a JSON log", 0.65, logs=True, rounds=11),
     HttpCase("http1-64kib", "bodies of 64 KiB", None, Traffic(body="64kib"), ALL),
     HttpCase("http1-1mib", "bodies of 1 MiB", 1.1, Traffic(body="1mib"), ALL, connections=16),
     HttpCase("http1-new-connections", "a new connection for each request", 0.8, Traffic(closes=True), ALL),

@@ -32,7 +32,7 @@ async def run(case: HttpCase, plan: Plan) -> Result:
         runs: dict[str, list[Run]] = {name: [] for name in names}
         for name in names:
             await _one(running, name, case, plan.warm_up_s)
-        for number in range(plan.rounds):
+        for number in range(plan.rounds if plan.is_exact else max(plan.rounds, case.rounds)):
             for name in rotated(names, number):
                 runs[name].append(await _one(running, name, case, plan.run_s))
         await _check_spans(running, runs, case.trace_ratio)

@@ -19,6 +19,8 @@ class Plan:
     warm_up_s: int
     deadline_s: float
     is_quick: bool = False
+    is_exact: bool = False
+    """Just so many rounds, whatever a case would like."""
     proxies: tuple[str, ...] = field(default=())
     """Only these; empty: all of the case."""
 
@@ -30,7 +32,7 @@ class Plan:
     @classmethod
     def quick(cls) -> Plan:
         """A rough answer, within about three minutes."""
-        return cls(rounds=3, run_s=1, warm_up_s=1, deadline_s=time.monotonic() + 4 * 60, is_quick=True)
+        return cls(rounds=3, run_s=1, warm_up_s=1, deadline_s=time.monotonic() + 4 * 60, is_quick=True, is_exact=True)
 
     @property
     def left_s(self) -> float:

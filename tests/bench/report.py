@@ -142,7 +142,7 @@ def _method(plan: Plan) -> str:
   paths and queries, eight or nine header fields (about 480 bytes), a traceparent on each, a request id on half.
 - CPU is user and system time of the proxy's process with all threads and workers, out of /proc, divided by the
   requests answered. "Core busy" is how much of its core the proxy had.
-- {plan.rounds} rounds of {plan.run_s:g} s for each proxy after {plan.warm_up_s:g} s of warming up, all proxies in each
+- {plan.rounds} rounds or more of {plan.run_s:g} s for each proxy after {plan.warm_up_s:g} s of warming up, all proxies in each
   round, in an order that rotates. Ratios are taken within a round; the median of the rounds stands, with its 95 %
   bootstrap interval. A bar is *met* or *missed* when the whole interval is on one side of it, else *undecided*.
 - A second Envoy just like the first runs in each case. Where the two differ by more than 5 % (10 % for p99) the run

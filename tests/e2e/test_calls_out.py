@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.support.consul import ConsulAgent
 from tests.support.fleet import Fleet, get, patched
+from tests.support.ports import free_port
 from tests.support.process import until
 
 pytestmark = pytest.mark.e2e
@@ -177,3 +179,67 @@ async def test_why_says_what_then_happens(tmp_path: Path) -> None:
             expected = "forwarded" if answer.status == 200 else f"{answer.status} {answer.flag}:"
             assert said.startswith(expected), (host, path, said, str(answer))
         assert await outcome("pay", "half") == "50 % forwarded; 50 % 503 UH: sick has no healthy endpoint"
+
+
+@WORKERS
+async def test_a_port_of_a_services_own_goes_there_whatever_host_says(tmp_path: Path, workers: int) -> None:
+    async with Fleet(tmp_path, workers=workers) as fleet:
+        _, pay = await fleet.program("pay")
+        _, ratings = await fleet.program("ratings")
+        own = free_port()
+        services = str(fleet.services_file(pay=pay, ratings=ratings))
+        caller = await fleet.sidecar("caller", "--services", services, "--upstream", f"ratings={own}")
+        for host in ("pay", "nobody", "127.0.0.1", "db.example:5432"):
+            answer = await get(f"http://127.0.0.1:{own}/", {"host": host})
+            assert (answer.status, answer.told["service"]) == (200, "ratings")
+        assert (await get(caller.url(), {"host": "pay"})).told["service"] == "pay"
+
+
+async def test_who_says_not_sent_without_being_a_sidecar_is_not_believed_through_one(tmp_path: Path) -> None:
+    """The program answers 503 and claims never to have seen the request: its sidecar knows better."""
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 503 No\r\nx-mesh-not-sent: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    async with Fleet(tmp_path) as fleet, await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        pay = await fleet.sidecar("pay", "--port", str(server.sockets[0].getsockname()[1]))
+        caller = await fleet.sidecar("caller", "--services", str(fleet.services_file(pay=pay.inbound)))
+        asked.clear()  # the check's
+        said = await get(caller.url(), {"host": "pay", "x-mesh-not-sent": "1"}, method="POST", data=b"x")
+        assert (said.status, said.headers.get("x-mesh-not-sent")) == (503, None)
+        posts = [head for head in asked if head.startswith(b"POST")]
+        assert len(posts) == 1
+        assert b"not-sent" not in posts[0]
+
+
+async def test_a_flood_of_unknown_names_leaves_connections_and_memory_flat(tmp_path: Path, consul: ConsulAgent) -> None:
+    async with Fleet(tmp_path) as fleet:
+        fleet.consul_url = consul.url
+        _, port = await fleet.program("pay")
+        await register(consul, "pay", port)
+        caller = await fleet.sidecar("caller")
+
+        async def flood(first: int) -> set[int]:
+            found: set[int] = set()
+            for start in range(first, first + 2000, 50):
+                names = [f"name-{number}" for number in range(start, start + 50)]
+                found |= {a.status for a in await asyncio.gather(*(get(caller.url(), {"host": n}) for n in names))}
+            return found
+
+        assert await flood(0) <= {404, 503}
+        before = caller.rss_bytes()
+        assert await flood(2000) <= {404, 503}
+        assert caller.rss_bytes() - before < 4 * 1024 * 1024
+        assert connections_to(caller.process.pid, int(consul.url.rpartition(":")[2])) <= 20
+        assert (await caller.page("stats"))["discovery"]["on_demand"] == 0
+        assert (await get(caller.url(), {"host": "pay"})).status == 200
+
+
+def connections_to(pid: int, port: int) -> int:
+    """How many connections a process has to a port of loopback."""
+    inodes = {os.readlink(each)[8:-1] for each in Path(f"/proc/{pid}/fd").iterdir() if "socket:" in os.readlink(each)}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[2].endswith(f":{port:04X}") and row[9] in inodes for row in rows)

@@ -1,12 +1,14 @@
 """The demo as a process: what ends it ends all that it started."""
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.needs import require
 from tests.support.process import Process, until
 
 pytestmark = pytest.mark.e2e
@@ -40,3 +42,22 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z" and os.getpgid(pid) == pid
     except OSError:
         return False
+
+
+async def test_with_a_real_consul_not_one_request_fails(tmp_path: Path) -> None:
+    env = {"MESH_CONSUL_BIN": str(require("consul"))}
+    command = (sys.executable, "-m", "mesh.cli.main", "demo", "--consul")
+    async with Process.start(*command, log=tmp_path / "demo.log", env=env) as demo:
+        assert await demo.wait(timeout_s=70) == 0, demo.output()
+        assert "Not one request failed, and every share held." in demo.output()
+
+
+async def test_requests_that_fail_are_named_with_their_flag_and_make_the_demo_fail(tmp_path: Path) -> None:
+    async with Process.start(sys.executable, "-m", "mesh.cli.main", "demo", log=tmp_path / "demo.log") as demo:
+        await demo.until_logged("everything is up", timeout_s=40)
+        for pid in children(demo.pid):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"mesh.cli.demo.program" in command and b"ratings" in command:
+                os.kill(pid, signal.SIGSTOP)
+        assert await demo.wait(timeout_s=100) == 1
+        assert re.search(r"FAILED: \d+ requests failed: (GET|POST) /products/\d+: 5\d\d ", demo.output())

@@ -2,10 +2,13 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import PackageNotFoundError, PackagePath
+from importlib.metadata import files as files_of_distribution
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from proxy.http1.splitter import IS_COMPILED
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGES = ("mesh", "proxy", "control", "protos")
+ANY_PORTS = ("--inbound", "127.0.0.1:0", "--outbound", "127.0.0.1:0", "--admin", "127.0.0.1:0")
 BESIDE = ("tests", "docs", "deploy")
 """What of the repository only the sdist has."""
 
@@ -113,3 +117,35 @@ def test_every_module_imports_with_the_locked_runtime_dependencies_alone(wheel: 
         check=False,
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_installed_where_nothing_else_is_it_gives_a_mesh_command_that_works(tmp_path: Path) -> None:
+    """An environment of its own with the locked runtime dependencies, copied as they are installed here, and our wheel."""
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=REPO, check=True)
+    (file,) = tmp_path.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    python = tmp_path / "env/bin/python"
+    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    target = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
+    for name in re.findall(r"^([a-z0-9-]+)==", (REPO / "requirements.lock").read_text(), re.MULTILINE):
+        for part in _files_of(name):
+            (target / part).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(part.locate(), target / part)
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", file]
+    subprocess.run(pip, check=True, capture_output=True)
+    mesh = tmp_path / "env/bin/mesh"
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    said = subprocess.run([mesh, "--version"], cwd=tmp_path, env=env, check=True, capture_output=True, text=True)
+    assert said.stdout.startswith("mesh, version ")
+    for command in ("control", "sidecar", "run", "demo", "apply", "weights", "status", "why"):
+        subprocess.run([mesh, command, "--help"], cwd=tmp_path, env=env, check=True, capture_output=True)
+    job = [mesh, "run", "--service", "job", *ANY_PORTS, "--", "sh", "-c", "echo $http_proxy"]
+    done = subprocess.run(job, cwd=tmp_path, env=env, check=True, capture_output=True, text=True)
+    assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+\n", done.stdout)
+
+
+def _files_of(name: str) -> list[PackagePath]:
+    try:
+        return [part for part in files_of_distribution(name) or () if ".." not in part.parts]
+    except PackageNotFoundError:
+        return []  # locked for another platform

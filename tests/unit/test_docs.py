@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from control.hub import Hub
+from control.metrics import render as metrics_page
+from control.registry import Registry
 from mesh.cli.main import COMMANDS
 from mesh.cli.sidecar_options import read_config
 from mesh.http.outcome import ProxyError
@@ -13,6 +16,7 @@ from mesh.model.gateway_api import parse
 from mesh.model.name import Name
 from mesh.model.policy import ServicePolicy
 from mesh.model.policy_document import policy_spec
+from mesh.model.snapshot import make_snapshot
 from tests.tools.configuration_page import EXAMPLE, page
 
 REPO = Path(__file__).resolve().parents[2]
@@ -65,3 +69,14 @@ def test_every_command_is_on_some_page() -> None:
     text = "".join(path.read_text() for path in [REPO / "README.md", *DOCS.glob("*.md")])
     for command in COMMANDS:
         assert f"mesh {command}" in text
+
+
+def test_the_metrics_of_the_control_server_are_those_it_has() -> None:
+    text = metrics_page(Hub(make_snapshot("e", 1, ()), 0.0, lambda: 0.0), Registry("e", 0.0), 0.0)
+    has = dict(re.findall(r"^# HELP (\w+) (.+)$", text, re.MULTILINE))
+    rows = re.findall(
+        r"^\| `(mesh_control_\w+)` \| \w+ \| [^|]+ \| (.+) \|$",
+        (DOCS / "metrics-and-spans.md").read_text(),
+        re.MULTILINE,
+    )
+    assert {name: meaning for name, meaning in rows if name != "mesh_control_connected"} == has
