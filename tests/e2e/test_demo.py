@@ -37,6 +37,10 @@ async def test_a_signal_ends_the_demo_and_all_its_processes(tmp_path: Path, numb
         await until(lambda: not any(map(is_alive, started)), what="its processes to end", timeout_s=15)
 
 
+def words_of(pid: int) -> set[bytes]:
+    return set(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"))
+
+
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z" and os.getpgid(pid) == pid
@@ -56,8 +60,7 @@ async def test_requests_that_fail_are_named_with_their_flag_and_make_the_demo_fa
     async with Process.start(sys.executable, "-m", "mesh.cli.main", "demo", log=tmp_path / "demo.log") as demo:
         await demo.until_logged("everything is up", timeout_s=40)
         for pid in children(demo.pid):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if b"mesh.cli.demo.program" in command and b"ratings" in command:
+            if {b"mesh.cli.demo.program", b"ratings"} <= words_of(pid):
                 os.kill(pid, signal.SIGSTOP)
         assert await demo.wait(timeout_s=100) == 1
         assert re.search(r"FAILED: \d+ requests failed: (GET|POST) /products/\d+: 5\d\d ", demo.output())
