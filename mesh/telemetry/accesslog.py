@@ -20,6 +20,7 @@ import re
 import select
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -115,6 +116,27 @@ _encode = msgspec.json.Encoder().encode
 
 def json_line(entry: Entry, clock: Clock) -> bytes:
     r"""An entry as one line of JSON; unknown is null. What is not ASCII shows as ``\xNN``, the rest JSON escapes."""
+    text = clock.text(entry.started_s)
+    line = None if compiled_json_line is None else compiled_json_line(entry, text)
+    return escaped_json_line(entry, text) if line is None else line
+
+
+def _compiled() -> Callable[[Entry, str], bytes | None] | None:
+    if os.environ.get("MESH_PURE_PYTHON"):
+        return None
+    try:
+        from mesh.telemetry import _log_line  # noqa: PLC0415 - it may not be there
+    except ImportError:
+        return None
+    return _log_line.json_line
+
+
+compiled_json_line = _compiled()
+"""Gives None for what has to be escaped, which is next to nothing; it costs a sixth. ``_log_line.c``."""
+
+
+def escaped_json_line(entry: Entry, text: str) -> bytes:
+    """The same for any entry; ``text`` is its time."""
     (
         started_s, ended_s, upstream_s, method, target, version, status, flag, received, sent, forwarded_for, agent,
         request_id, authority, upstream, listener, downstream, trace_id, route, cluster, retries, error,
@@ -125,7 +147,7 @@ def json_line(entry: Entry, clock: Clock) -> bytes:
     if len(texts) != len(raw):
         texts = [value.decode("ascii", "backslashreplace") for value in raw]
     line = Line(
-        clock.text(started_s),
+        text,
         texts[0],
         texts[1],
         "HTTP/" + texts[2] if version else "-",

@@ -1,0 +1,3 @@
+from mesh.telemetry.accesslog import Entry
+
+def json_line(entry: Entry, time: str, /) -> bytes | None: ...

@@ -1,0 +1,81 @@
+"""The compiled writer of log lines and its twin in Python give the same line for every entry, or it leaves it to it."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.telemetry import accesslog
+from mesh.telemetry.accesslog import Entry, escaped_json_line
+
+compiled = accesslog.compiled_json_line
+needs_compiler = pytest.mark.skipif(compiled is None, reason="no C compiler here: sudo apt-get install gcc python3-dev")
+
+raw = st.binary(max_size=40) | st.text('ab/?=&%7~ "\\é\x7f\n', max_size=40).map(str.encode) | st.just(b"x" * 2048)
+seconds = st.floats(0, 1e6) | st.sampled_from([0.0, 1.0, 1.001, 1.0015, 0.1 + 0.2])
+text = st.text(max_size=20) | st.text("abc:/0", max_size=20)
+count = st.integers(0, 2**70)
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> Entry:
+    started = draw(seconds)
+    return Entry(
+        started, started + draw(seconds), draw(seconds), draw(raw), draw(raw), draw(st.sampled_from([b"1.1", b"1.0", b""])),
+        draw(st.integers(100, 599)), draw(st.sampled_from(["", "UH", "URX"])), draw(count), draw(count),
+        draw(st.none() | raw), draw(st.none() | raw), draw(raw), draw(raw), draw(text), draw(text), draw(text),
+        draw(st.just(b"") | st.just(b"0af7651916cd43dd8448eb211c80319c")), draw(text), draw(text), draw(count), draw(text),
+    )  # fmt: skip
+
+
+@needs_compiler
+@given(entries())
+def test_both_write_the_same(entry: Entry) -> None:
+    assert compiled is not None
+    line = compiled(entry, "2026-11-22T10:00:00.123Z")
+    twin = escaped_json_line(entry, "2026-11-22T10:00:00.123Z")
+    assert line is None or line == twin
+    assert twin.endswith(b"}\n")
+    assert twin.count(b"\n") == 1
+    json.loads(twin)
+
+
+PLAIN = Entry(1.0, 1.0042, 0.0039, b"GET", b"/a?b=c", b"1.1", 200, "", 0, 66, None, b"curl/8", b"id", b"shop", "127.0.0.1:1",
+              "outbound", "127.0.0.1", b"0af7651916cd43dd8448eb211c80319c", "shop/3", "shop:v1", 0, "")  # fmt: skip
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "entry", [PLAIN, PLAIN._replace(error="no endpoint", flag="UH", status=503), PLAIN._replace(version=b"")]
+)
+def test_what_needs_no_escaping_is_written_compiled(entry: Entry) -> None:
+    assert compiled is not None
+    assert compiled(entry, "now") == escaped_json_line(entry, "now")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "entry",
+    [
+        PLAIN._replace(target=b'/"'),
+        PLAIN._replace(target=b"/\\"),
+        PLAIN._replace(user_agent=b"caf\xc3\xa9"),
+        PLAIN._replace(route="caf\u00e9"),
+        PLAIN._replace(authority=b"x" * 9000),
+        PLAIN._replace(sent=2**64),
+        PLAIN._replace(ended_s=0.5),
+    ],
+)
+def test_what_does_is_left_to_the_twin(entry: Entry) -> None:
+    assert compiled is not None
+    assert compiled(entry, "now") is None
+    assert json.loads(escaped_json_line(entry, "now"))
+
+
+@needs_compiler
+def test_what_is_no_entry_is_a_type_error() -> None:
+    assert compiled is not None
+    for wrong in ((1, 2), (PLAIN,), (PLAIN[:5], "now")):
+        with pytest.raises(TypeError):
+            compiled(*wrong)  # type: ignore[arg-type, call-arg]
