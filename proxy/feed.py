@@ -28,8 +28,13 @@ from protos.mesh.v1.discovery_pb2_grpc import RoutingDiscoveryStub
 logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.2
+GOODBYE_S = 1.0  # how long the control server may take to end a stream that we end
 MAX_RETRY_S = 5.0  # an operator who restarts the control server should not have to wait longer
 CAPABILITIES = ("http1", "retry", "subset")
+
+
+_Outbox = asyncio.Queue[discovery_pb2.DiscoveryRequest | None]
+"""What a stream still has to send; None ends our side of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,11 @@ class Feed:
         self._identity = identity
         self._apply = apply
         self._rng = rng
-        self._outbox: asyncio.Queue[discovery_pb2.DiscoveryRequest] = asyncio.Queue()
+        self._outbox = _Outbox()
         self._endpoints: dict[Name, tuple[str, ...]] = {}
         self._tasks = Tasks("feed")
+        self._stream_task: asyncio.Task[None] | None = None
+        self._is_closing = False
         self.snapshot: Snapshot | None = None
         self.is_connected = False
         self.is_synced = False
@@ -67,10 +74,14 @@ class Feed:
     def start(self, snapshot: Snapshot | None) -> None:
         """Begin; ``snapshot`` already runs (from disk)."""
         self.snapshot = snapshot
-        self._tasks.start(self._run(), "stream")
+        self._stream_task = self._tasks.start(self._run(), "stream")
 
     async def close(self) -> None:
-        """End the stream."""
+        """End the stream, in order: the control server forgets who says goodbye, and expects back whom it lost."""
+        self._is_closing = True
+        if self.is_connected and self._stream_task is not None:
+            self._outbox.put_nowait(None)
+            await asyncio.wait([self._stream_task], timeout=GOODBYE_S)
         await self._tasks.close()
 
     @property
@@ -109,6 +120,8 @@ class Feed:
                 self.last_error = "the control server closed the stream"
             except grpc.aio.AioRpcError as error:
                 self.last_error = f"{error.code().name}: {error.details()}"
+            if self._is_closing:
+                return
             if self.is_connected:
                 wait_s = FIRST_RETRY_S
                 logger.warning("control stream lost (%s); the table %s stays", self.last_error, self.running)
@@ -120,7 +133,7 @@ class Feed:
             wait_s = min(wait_s * 2, MAX_RETRY_S)
 
     async def _stream(self) -> None:
-        self._outbox = asyncio.Queue()
+        self._outbox = _Outbox()
         self._outbox.put_nowait(self._hello())
         for service in self._endpoints:
             self._outbox.put_nowait(self._state_message(service))
@@ -134,11 +147,9 @@ class Feed:
         finally:
             call.cancel()
 
-    async def _requests(
-        self, outbox: asyncio.Queue[discovery_pb2.DiscoveryRequest]
-    ) -> AsyncIterator[discovery_pb2.DiscoveryRequest]:
-        while True:
-            yield await outbox.get()
+    async def _requests(self, outbox: _Outbox) -> AsyncIterator[discovery_pb2.DiscoveryRequest]:
+        while (message := await outbox.get()) is not None:
+            yield message
 
     async def _answer(self, push: discovery_pb2.SnapshotPush) -> discovery_pb2.DiscoveryRequest:
         """Take the push, or not; gives the ACK or NACK."""

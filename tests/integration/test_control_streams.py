@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from random import Random
 
 import grpc
 import grpc.aio
@@ -16,6 +17,7 @@ from mesh.model.name import Name
 from mesh.model.snapshot import SnapshotId
 from mesh.model.wire import decode_snapshot_id, encode_name
 from protos.mesh.v1 import discovery_pb2, discovery_pb2_grpc
+from proxy.feed import Feed, Identity
 from tests.support.control import ANSWER_S, REVIEWS, FakeSidecar, background, control_server, register, sidecars, split
 from tests.support.process import until
 
@@ -147,6 +149,22 @@ async def test_a_sidecar_that_leaves_in_order_is_forgotten_and_one_that_breaks_o
         assert list(known) == ["broken"]
         assert known["broken"].state == "disconnected"
         assert known["broken"].running.version == 1
+
+
+async def test_a_sidecar_that_stops_says_goodbye():
+    async def take(_snapshot):
+        pass
+
+    async with control_server() as server, grpc.aio.insecure_channel(server.grpc_address) as channel:
+        feed = Feed(channel, Identity("stopping", REVIEWS, "v1", "r1"), take, Random(1))
+        feed.start(None)
+        await until(lambda: feed.is_synced, what="the control stream")
+        assert list(await states(server)) == ["stopping"]
+        await feed.close()
+        await until(lambda: server.hub.connected == 0, what="the stream to end")
+        assert await states(server) == {}
+        # Nobody is waited for: the only sidecar is known not to come back.
+        assert not (await apply(server, split(v1=1))).answers
 
 
 async def test_a_newer_stream_of_a_node_ends_the_older():
