@@ -34,6 +34,7 @@ class Attempt:
         "error",
         "exchange",
         "head",
+        "http2",
         "is_committed",
         "is_detached",
         "method",
@@ -64,6 +65,8 @@ class Attempt:
         self.is_committed = False
         self.is_detached = False
         self.reused = False
+        self.http2 = False
+        """It is made over HTTP/2."""
         self.wants_fresh = False
         self.span_id = b""
 

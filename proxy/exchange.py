@@ -14,7 +14,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, TypeAlias
 
 from mesh.http.headers import Headers
-from mesh.http.message import IDEMPOTENT_METHODS, RequestHead, ResponseHead
+from mesh.http.message import HTTP2, IDEMPOTENT_METHODS, RequestHead, ResponseHead
 from mesh.http.outcome import (
     DiscoveryUnavailable,
     ExchangeTimeout,
@@ -144,7 +144,11 @@ class Exchange:
                     attempt, head = self._last_answer(cluster)  # NoHealthyEndpoint 503 UH, or what the last one met
                     break
                 attempt = self._begin_attempt(endpoint)
-                stream: UpstreamStream | None = None if skip_pool else endpoint.take(certain=certain)
+                http2 = endpoint.speaks_http2
+                if http2 is None:
+                    http2 = request.version == HTTP2 and listener.caller_spoke_http2(request)
+                attempt.http2 = http2
+                stream: UpstreamStream | None = None if skip_pool else endpoint.take(certain=certain, http2=http2)
                 if stream is None:
                     yield from self._connected(attempt)
                     stream = attempt.stream
@@ -190,7 +194,7 @@ class Exchange:
                     yield from self._backoff(rule.retry.wait_s(self.retries, plane.random))
 
             # Commit to the answer and see it through to its end.
-            listener.finish_head(self, head)
+            listener.finish_head(self, attempt, head)
             self.status = head.status
             self.answered = attempt.is_committed = True
             self.downstream.respond(head, attempt.pieces, attempt.trailers, ended=attempt.ended)

@@ -6,21 +6,22 @@ port they came in on. Inbound: other sidecars' calls to the local program.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from mesh.http.message import NOT_SENT, RequestHead, ResponseHead
+from mesh.http.headers import Headers
+from mesh.http.message import HTTP2, NOT_SENT, RequestHead, ResponseHead
 from mesh.http.outcome import BadRequest, LoopDetected, NoRoute, NoTable, ProxyError, proxy_status
 from mesh.model.name import Name
 from proxy.http1.limits import ConnectionLimits
-from proxy.local_answer import LocalAnswer, text_answer
+from proxy.local_answer import LocalAnswer, grpc_answer, text_answer
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
     from proxy.dataplane import DataPlane
     from proxy.exchange import Exchange
-    from proxy.http1.downstream import Http1Downstream
     from proxy.table import CompiledRule
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,25 @@ MAX_FORWARDS = 1000
 HEALTH_PATH = b"/.well-known/sidemesh/health"
 
 
+class ClientConnection(Protocol):
+    """A client's connection, whatever protocol it speaks."""
+
+    transport: asyncio.Transport
+
+    def check_time(self, now: float) -> None:
+        """Close it if it took too long; called once a second."""
+
+
+class Refusable(Protocol):
+    """Somebody who is answered without an exchange."""
+
+    peer_address: str
+    peer_port: int
+
+    def respond(self, head: ResponseHead, pieces: list[bytes], trailers: Headers, *, ended: bool) -> None:
+        """See ports.DownstreamStream."""
+
+
 class Listener(ABC):
     """One listening socket's rules. ``is_draining``: answers say ``Connection: close``."""
 
@@ -44,15 +64,17 @@ class Listener(ABC):
         self.plane = plane
         self.limits = limits
         self.is_draining = False
-        self.connections: set[Http1Downstream] = set()
+        self.connections: set[ClientConnection] = set()
         self._max_connections = max_connections
         self._marker = marker.encode()
         self._via = b"1.1 " + self._marker
+        self._via2 = b"2.0 " + self._marker
         self.via_line = b"via: " + self._via
+        self.via_line2 = b"via: " + self._via2
         self.refused_connections = 0
         self.last_request_s = 0.0
 
-    def admit(self, connection: Http1Downstream) -> bool:
+    def admit(self, connection: ClientConnection) -> bool:
         """Take a connection, or not where there are too many."""
         if len(self.connections) >= self._max_connections:
             self.refused_connections += 1
@@ -61,7 +83,13 @@ class Listener(ABC):
         self.plane.deadlines.connections.add(connection)
         return True
 
-    def forget(self, connection: Http1Downstream) -> None:
+    def replace(self, before: ClientConnection, after: ClientConnection) -> None:
+        """An admitted connection turned out to speak another protocol."""
+        self.forget(before)
+        self.connections.add(after)
+        self.plane.deadlines.connections.add(after)
+
+    def forget(self, connection: ClientConnection) -> None:
         """A connection has closed."""
         self.connections.discard(connection)
         self.plane.deadlines.connections.discard(connection)
@@ -74,13 +102,20 @@ class Listener(ABC):
     def added_fields(self, exchange: Exchange, attempt: Attempt) -> list[bytes]:
         """The fields the mesh sends with an attempt, as lines without CRLF."""
 
-    def finish_head(self, exchange: Exchange, head: ResponseHead) -> None:
+    def finish_head(self, exchange: Exchange, attempt: Attempt, head: ResponseHead) -> None:
         """Add what the mesh adds to an endpoint's answer."""
-        head.fields.append_line(self.via_line)
+        del exchange
+        head.fields.append_line(self.via_line2 if attempt.http2 else self.via_line)
+
+    def caller_spoke_http2(self, request: RequestHead) -> bool:
+        """Tell of a request that came over HTTP/2 whether its first sender made it so."""
+        return True
 
     def refuse(self, exchange: Exchange, error: ProxyError) -> None:
         """Answer in the mesh's name: status, Proxy-Status with the response flag, and one line what to do."""
-        head, pieces = _refusal(error)
+        head, pieces = grpc_answer(error) if exchange.request.is_grpc else _refusal(error)
+        if exchange.request.is_grpc:
+            head.fields.append(b"proxy-status", proxy_status(error))
         self.finish_refusal(exchange, error, head)
         if error.closes:
             exchange.downstream.close_after()
@@ -90,7 +125,7 @@ class Listener(ABC):
     def finish_refusal(self, exchange: Exchange, error: ProxyError, head: ResponseHead) -> None:
         """Add what this listener tells besides."""
 
-    def refuse_unread(self, connection: Http1Downstream, error: ProxyError) -> None:
+    def refuse_unread(self, connection: Refusable, error: ProxyError) -> None:
         """Answer what could not be understood as a request."""
         head, pieces = _refusal(error)
         connection.respond(head, pieces, [], ended=True)
@@ -114,8 +149,8 @@ class Listener(ABC):
         request.fields.remove((b"max-forwards",))
         request.fields.append(b"max-forwards", b"%d" % (left - 1))
 
-    def _via_after(self, via: bytes) -> bytes:
-        return b"via: %b, %b" % (via, self._via)
+    def _via_after(self, via: bytes, version: bytes) -> bytes:
+        return b"via: %b, %b" % (via, self._via2 if version == HTTP2 else self._via)
 
 
 class OutboundListener(Listener):
@@ -171,18 +206,20 @@ class OutboundListener(Listener):
         others = len(known) - (request_id is not None) - (b"traceparent" in known)
         request_id = exchange.request_id = request_id or exchange.request_id or plane.new_request_id()
         lines = plane.propagation.inject(trace, span_id, known if others else NONE_KNOWN)
-        lines += (self.via_line, b"x-request-id: " + request_id, FORWARDED_HTTP)
+        version = exchange.request.version
+        via_line = self.via_line2 if version == HTTP2 else self.via_line
+        lines += (via_line, b"x-request-id: " + request_id, FORWARDED_HTTP)
         if others:
             if b"via" in known:
-                lines[-3] = self._via_after(known[b"via"])
+                lines[-3] = self._via_after(known[b"via"], version)
             if b"x-forwarded-proto" in known:
                 lines[-1] = _line(known, b"x-forwarded-proto")
             lines += [_line(known, name) for name in _PASSED_ON if name in known]
         return lines
 
-    def finish_head(self, exchange: Exchange, head: ResponseHead) -> None:
+    def finish_head(self, exchange: Exchange, attempt: Attempt, head: ResponseHead) -> None:
         """See Listener; with ``x-mesh-explain`` the decision record as well."""
-        head.fields.append_line(self.via_line)
+        head.fields.append_line(self.via_line2 if attempt.http2 else self.via_line)
         if b"x-mesh-explain" in exchange.request.known:
             head.fields.append(b"x-mesh-explain", self.plane.decision_record(exchange))
 
@@ -227,7 +264,10 @@ class InboundListener(Listener):
         if not exchange.span_id:
             exchange.span_id = plane.propagation.outgoing_span_id(exchange.trace)
         lines = plane.propagation.inject(exchange.trace, exchange.span_id, known)
-        lines.append(self.via_line if b"via" not in known else self._via_after(known[b"via"]))
+        if b"via" in known:
+            lines.append(self._via_after(known[b"via"], request.version))
+        else:
+            lines.append(self.via_line2 if request.version == HTTP2 else self.via_line)
         request_id = exchange.request_id = known.get(b"x-request-id") or exchange.request_id or plane.new_request_id()
         lines.append(b"x-request-id: " + request_id)
         peer = exchange.downstream.peer_address.encode()
@@ -236,6 +276,11 @@ class InboundListener(Listener):
         lines.append(FORWARDED_HTTP if b"x-forwarded-proto" not in known else _line(known, b"x-forwarded-proto"))
         lines.append(b"x-forwarded-host: " + known.get(b"x-forwarded-host", request.authority))
         return lines
+
+    def caller_spoke_http2(self, request: RequestHead) -> bool:
+        """See Listener: a caller's sidecar says in Via how it was spoken to (RFC 9110 §7.6.3)."""
+        last = request.known.get(b"via", b"").rpartition(b",")[2].strip()
+        return not (last.startswith(b"1.") and b" sidemesh-out-" in last)
 
     def finish_refusal(self, exchange: Exchange, error: ProxyError, head: ResponseHead) -> None:
         """Tell the caller's sidecar when the program cannot have seen the request."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mesh.model.name import Name
-from mesh.model.policy import OutlierDetection, ServicePolicy
+from mesh.model.policy import AppProtocol, OutlierDetection, ServicePolicy
 from mesh.model.route import BackendRef, Retry, Rule
 from mesh.model.service import Endpoint
 from proxy.config import SidecarConfig
@@ -17,6 +17,8 @@ from proxy.recorder import LOCAL
 from proxy.table import Backend, CompiledRule
 
 PROGRAM_IDLE_S = 3.0  # programs close idle connections early: gunicorn after 2 s, uvicorn and Node after 5 s
+
+PROGRAM_SPEAKS = {"caller": None, "http1": AppProtocol.HTTP, "http2": AppProtocol.HTTP2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def build_listeners(plane: DataPlane, config: SidecarConfig, token: str) -> List
     outbound = f"sidemesh-out-{token}"
     inbound: InboundListener | None = None
     if config.port is not None:
-        rule = program_rule(plane, config.service.name, config.port)
+        rule = program_rule(plane, config.service.name, config.port, PROGRAM_SPEAKS[config.protocol])
         inbound = InboundListener(plane, f"sidemesh-in-{token}", limits, rule, most)
     return Listeners(
         OutboundListener(plane, outbound, limits, most),
@@ -53,11 +55,12 @@ def build_listeners(plane: DataPlane, config: SidecarConfig, token: str) -> List
     )
 
 
-def program_rule(plane: DataPlane, label: str, port: int) -> CompiledRule:
+def program_rule(plane: DataPlane, label: str, port: int, protocol: AppProtocol | None = None) -> CompiledRule:
     """Everything to the local program; nothing is sent twice but what a stale connection never took."""
     name = Name(LOCAL, label)
     program = plane.service(name)
-    program.set_policy(ServicePolicy(name, outlier_detection=OutlierDetection(consecutive_failures=0)))
+    never_ejected = OutlierDetection(consecutive_failures=0)
+    program.set_policy(ServicePolicy(name, outlier_detection=never_ejected, app_protocol=protocol))
     program.idle_s = PROGRAM_IDLE_S
     program.apply([Endpoint("program", "127.0.0.1", port)])
     ref = BackendRef(name)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from mesh.http.headers import Fields
 from mesh.http.message import ResponseHead
+from mesh.http.outcome import ProxyError
+
+# gRPC over HTTP/2: Percent-Encoded leaves the printable ASCII but for the percent sign.
+_GRPC_SAFE = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
 
 
 class LocalAnswer(Exception):
@@ -13,6 +19,17 @@ class LocalAnswer(Exception):
         """``text`` is the whole body, sent as text/plain."""
         super().__init__(text)
         self.head, self.pieces = text_answer(status, text)
+
+
+def grpc_answer(error: ProxyError) -> tuple[ResponseHead, list[bytes]]:
+    """The same for a gRPC caller: the outcome stands in ``grpc-status``, and there is nothing else (trailers only)."""
+    message = quote(f"sidemesh: {error.flag}: {error.message}", safe=_GRPC_SAFE).encode()
+    fields = Fields([
+        (b"content-type", b"application/grpc"),
+        (b"grpc-status", b"%d" % error.grpc_status),
+        (b"grpc-message", message),
+    ])  # fmt: skip
+    return ResponseHead(200, fields), []
 
 
 def text_answer(status: int, text: str) -> tuple[ResponseHead, list[bytes]]:

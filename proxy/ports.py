@@ -17,8 +17,10 @@ class DownstreamStream(Protocol):
     peer_address: str
     """The client's address, without its port."""
     peer_port: int
-    is_writable: bool
-    """False: the client is slow and nothing more should be sent to it for now."""
+
+    @property
+    def is_writable(self) -> bool:
+        """False: the client is slow and nothing more should be sent to it for now."""
 
     def respond(self, head: ResponseHead, pieces: list[bytes], trailers: Headers, *, ended: bool) -> None:
         """Begin the final answer with what there is of its body, in one write; ``ended``: that was all."""

@@ -24,8 +24,7 @@ from mesh.telemetry.spans import CLIENT, MAX_FIELD_BYTES, MAX_TARGET_BYTES, SERV
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
     from proxy.exchange import Exchange
-    from proxy.http1.downstream import Http1Downstream
-    from proxy.listener import Listener
+    from proxy.listener import Listener, Refusable
     from proxy.upstream.endpoint import UpstreamEndpoint
     from proxy.upstream.service import Cluster, UpstreamService
 
@@ -158,7 +157,7 @@ class Recorder:
             self._tell_client(exchange, attempt, attempt.error, reason, time.monotonic())
         exchange.resends += 1
 
-    def record_unread(self, listener: Listener, connection: Http1Downstream, error: ProxyError) -> None:
+    def record_unread(self, listener: Listener, connection: Refusable, error: ProxyError) -> None:
         """A request that could not be read was refused."""
         series = self.series_for(None, INBOUND if listener.name == INBOUND else None)
         series.record(error.http_status, error.flag, 0.0, 0, 0)
@@ -247,7 +246,7 @@ class Recorder:
                     _SCHEME,
                     CLIENT,
                     request.method,
-                    request.version if attempt is None else b"1.1",
+                    request.version if attempt is None else b"2" if attempt.http2 else b"1.1",
                     status,
                     "" if error is None else error.error_type,
                     exchange.flag or ("" if error is None else error.flag),

@@ -28,14 +28,22 @@ class Resumable(Protocol):
         """Go on with ``event``. Never raises."""
 
 
-class Trampoline:
-    """The ready queue of one event loop."""
+class Flushable(Protocol):
+    """A connection on which something has collected that is to go out in one write."""
 
-    __slots__ = ("_draining", "ready")
+    def flush(self) -> None:
+        """Send it. Never raises."""
+
+
+class Trampoline:
+    """The ready queue of one event loop. ``dirty`` connections are flushed when nobody is ready any more."""
+
+    __slots__ = ("_draining", "dirty", "ready")
 
     def __init__(self) -> None:
         """Start with nothing ready."""
         self.ready: deque[tuple[Resumable, Any]] = deque()
+        self.dirty: list[Flushable] = []
         self._draining = False
 
     def post(self, who: Resumable, what: Any) -> None:  # noqa: ANN401 - see Resumable
@@ -57,3 +65,5 @@ class Trampoline:
                     logger.exception("a resumable let an exception out: %r", who)
         finally:
             self._draining = False
+        while self.dirty:
+            self.dirty.pop().flush()  # it may pause somebody, whose callback drains anew

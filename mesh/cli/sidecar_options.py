@@ -21,6 +21,7 @@ from proxy.http1.limits import ConnectionLimits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+PROTOCOLS = ("caller", "http1", "http2")
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--service", help="The service beside this sidecar: a DNS label.  [required]"),
     click.option("--namespace", help="Namespace of the service and of names without one.  [default: default]"),
@@ -36,6 +37,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--advertise", metavar="HOST[:PORT]", help="What is registered.  [default: the inbound address]"),
     click.option("--instance-id", help="Unique within the service.  [default: SERVICE-HOSTNAME-INBOUNDPORT]"),
     click.option("--check", metavar="tcp|PATH", help="How the program is checked each second.  [default: tcp]"),
+    click.option("--protocol", type=click.Choice(PROTOCOLS), help="Spoken with the program.  [default: caller]"),
     click.option("--egress", type=click.Choice(["deny", "allow"]), help="Names that are no service.  [default: deny]"),
     click.option("--workers", type=int, help="Processes that carry traffic.  [default: 1]"),
     click.option("--drain-s", type=float, help="How long leaving may take, in seconds.  [default: 30]"),
@@ -55,7 +57,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 _FILE_ONLY = {"upstreams", "services", "routes", "limits"}
 _KEYS = {
     "service", "namespace", "port", "version", "inbound", "outbound", "admin", "control", "consul", "advertise",
-    "instance-id", "check", "egress", "workers", "drain-s", "grace-s", "max-connections", "data", "suffix",
+    "instance-id", "check", "protocol", "egress", "workers", "drain-s", "grace-s", "max-connections", "data", "suffix",
     "trace-ratio", "trace-formats",
     "access-log", "access-log-format", "access-log-path", "log-level",
 } | _FILE_ONLY  # fmt: skip
@@ -110,6 +112,7 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
         advertise=value("advertise", lambda text: Address.parse(_text(text), 0), None),
         instance_id=value("instance_id", _text, "") or _own_id(str(service), inbound),
         check=value("check", _text, "tcp"),
+        protocol=value("protocol", _text, "caller"),
         egress=value("egress", _egress, default=False),
         workers=value("workers", _whole, 1),
         drain_s=value("drain_s", _number, defaults.drain_s),

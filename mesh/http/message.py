@@ -32,6 +32,9 @@ KNOWN_REQUEST_FIELDS = frozenset(
     )
 )
 
+HTTP2 = b"2"
+"""``RequestHead.version`` of a request that came over HTTP/2, as spans and logs call it."""
+
 NOT_SENT = b"x-mesh-not-sent"
 """On an inbound sidecar's own answer: the program cannot have seen the request (DESIGN.md)."""
 
@@ -41,7 +44,8 @@ class RequestHead:
 
     ``target`` is path and query as sent, ``authority`` host[:port] as sent. ``known`` holds KNOWN_REQUEST_FIELDS,
     repeated ones joined by ", " (RFC 9110 §5.3); ``fields`` all others. ``content_length`` is None where the body's
-    length is not known beforehand; ``has_body`` False means that no body follows at all.
+    length is not known beforehand; ``has_body`` False means that no body follows at all. ``wants_trailers``: the client
+    of an HTTP/2 request takes trailers (``te: trailers``), which gRPC asks for.
     """
 
     __slots__ = (
@@ -54,6 +58,7 @@ class RequestHead:
         "method",
         "target",
         "version",
+        "wants_trailers",
     )
 
     def __init__(
@@ -68,6 +73,7 @@ class RequestHead:
         self.content_length: int | None = None
         self.has_body = False
         self.expects_continue = False
+        self.wants_trailers = False
         self.version = b"1.1"
 
     @property
@@ -79,6 +85,11 @@ class RequestHead:
         """The first value of the field ``name`` (lower case), wherever it is kept."""
         value = self.known.get(name)
         return self.fields.get(name) if value is None else value
+
+    @property
+    def is_grpc(self) -> bool:
+        """Its sender reads the outcome from gRPC's status (gRPC over HTTP/2)."""
+        return self.version == HTTP2 and (self.fields.get(b"content-type") or b"").startswith(b"application/grpc")
 
     @property
     def is_idempotent(self) -> bool:

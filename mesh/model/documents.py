@@ -100,8 +100,8 @@ class Node:
         """An integer, or None where it is absent."""
         return self.number(0) if self.is_given else None
 
-    def word(self, words: type[_E], default: _E) -> _E:
-        """One of the values of an enum."""
+    def word(self, words: type[_E], default: _T) -> _E | _T:
+        """One of the values of an enum; ``default`` where it is absent."""
         if self.value is None:
             return default
         for word in words:

@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from mesh.model.name import Name
+
+
+class AppProtocol(Enum):
+    """What a service's endpoints speak, in Kubernetes' words (Service.spec.ports[].appProtocol)."""
+
+    HTTP = "http"
+    HTTP2 = "http2"
+    H2C = "kubernetes.io/h2c"
+    GRPC = "grpc"
+
+    @property
+    def is_http2(self) -> bool:
+        """HTTP/2, by prior knowledge (RFC 9113 §3.3)."""
+        return self is not AppProtocol.HTTP
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +56,10 @@ class RetryBudgetPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ServicePolicy:
-    """The policy of the service ``name``. ``subsets`` maps a subset's name to the metadata its endpoints carry."""
+    """The policy of the service ``name``. ``subsets`` maps a subset's name to the metadata its endpoints carry.
+
+    ``app_protocol`` None leaves it to what an endpoint's metadata says, else to what the caller speaks.
+    """
 
     name: Name
     subsets: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
@@ -51,3 +69,4 @@ class ServicePolicy:
     connect_timeout_s: float = (
         1.0  # Linkerd's outbound connect timeout; a mesh hop that takes longer is as good as dead
     )
+    app_protocol: AppProtocol | None = None  # as with Kubernetes' appProtocol, nothing is guessed

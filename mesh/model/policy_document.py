@@ -10,7 +10,7 @@ from typing import Any, Final
 from mesh.model.documents import Node
 from mesh.model.duration import format_duration
 from mesh.model.name import Name
-from mesh.model.policy import Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
+from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
 
 POLICY_API_VERSION: Final = "mesh.sidemesh.dev/v1"
 POLICY_KIND: Final = "ServicePolicy"
@@ -18,7 +18,7 @@ POLICY_KIND: Final = "ServicePolicy"
 
 def read_policy(spec: Node, name: Name) -> ServicePolicy:
     """The policy of the service ``name``; problems are noted in ``spec``."""
-    spec.fields(("subsets", "outlierDetection", "limits", "retryBudget", "connectTimeout"))
+    spec.fields(("subsets", "outlierDetection", "limits", "retryBudget", "connectTimeout", "appProtocol"))
     default = ServicePolicy(name)
     return ServicePolicy(
         name=name,
@@ -27,6 +27,7 @@ def read_policy(spec: Node, name: Name) -> ServicePolicy:
         limits=_limits(spec.at("limits"), default.limits),
         retry_budget=_budget(spec.at("retryBudget"), default.retry_budget),
         connect_timeout_s=spec.at("connectTimeout").seconds(default.connect_timeout_s),
+        app_protocol=spec.at("appProtocol").word(AppProtocol, None),
     )
 
 
@@ -89,4 +90,6 @@ def policy_spec(policy: ServicePolicy) -> dict[str, Any]:
     }
     spec["retryBudget"] = {"percent": budget.percent, "minPerSecond": budget.min_per_s}
     spec["connectTimeout"] = format_duration(policy.connect_timeout_s)
+    if policy.app_protocol is not None:
+        spec["appProtocol"] = policy.app_protocol.value
     return spec

@@ -48,6 +48,11 @@ class Endpoint:
             return all(self.metadata.get(key) == value for key, value in metadata.items())
         return self.metadata.get("version") == name or name in self.tags or f"version={name}" in self.tags
 
+    @property
+    def speaks_http2(self) -> bool | None:
+        """What it says of itself by the metadata ``http2``: ``true`` or ``false``; None where it says nothing."""
+        return {"true": True, "false": False}.get(self.metadata.get("http2", ""))
+
     def __str__(self) -> str:
         """``id (address:port)``, for people."""
         return f"{self.id} ({self.address}:{self.port})"

@@ -8,7 +8,7 @@ from typing import Final
 from google.protobuf.message import Message
 
 from mesh.model.errors import InvalidError, Violation
-from mesh.model.policy import Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
+from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
 from mesh.model.route import (
     DEFAULT_WEIGHT,
     BackendRef,
@@ -203,6 +203,7 @@ def encode_policy(policy: ServicePolicy) -> resource_pb2.ServicePolicy:
         ),
         retry_budget=resource_pb2.RetryBudget(percent=budget.percent, min_per_second=budget.min_per_s),
         connect_timeout=encode_duration(policy.connect_timeout_s),
+        app_protocol="" if policy.app_protocol is None else policy.app_protocol.value,
     )
 
 
@@ -214,6 +215,9 @@ def decode_policy(message: resource_pb2.ServicePolicy) -> ServicePolicy:
         if subset.name in subsets:
             problems.append(Violation(f"subsets[{i}].name", f"{subset.name!r} is defined twice"))
         subsets[subset.name] = dict(subset.metadata)
+    known = [protocol.value for protocol in AppProtocol]
+    if message.app_protocol and message.app_protocol not in known:
+        problems.append(Violation("app_protocol", f"{message.app_protocol!r} is none of {', '.join(known)}"))
     if problems:
         raise InvalidError(problems)
     policy = ServicePolicy(decode_name(message.name))
@@ -241,6 +245,7 @@ def decode_policy(message: resource_pb2.ServicePolicy) -> ServicePolicy:
         connect_timeout_s=decode_duration(message.connect_timeout)
         if message.HasField("connect_timeout")
         else policy.connect_timeout_s,
+        app_protocol=AppProtocol(message.app_protocol) if message.app_protocol else None,
     )
 
 

@@ -22,12 +22,15 @@ from proxy.exchange import Exchange
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader
 from proxy.http1.codec import check_partial_head, chunk, last_chunk, parse_request, response_bytes
 from proxy.http1.fields import HEAD_END
+from proxy.http2.downstream import Http2Downstream
 from proxy.request_body import RequestBody
 
 if TYPE_CHECKING:
     from proxy.listener import Listener
 
 
+HTTP2_HEAD = b"PRI * HTTP/2.0\r\n\r\n"
+HTTP2_HEAD_BYTES = len(HTTP2_HEAD) - 4
 MAX_EMPTY_LINES = 8  # old clients send one behind a body; they must not keep a connection alive without a request
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close with RST
 
@@ -207,6 +210,9 @@ class Http1Downstream(asyncio.Protocol):
         self._checked = 0
         if buffer.startswith(b"\r\n"):
             return self._skip_empty_line()
+        if end == HTTP2_HEAD_BYTES and not self.served and buffer.startswith(HTTP2_HEAD):
+            self._become_http2(buffer)
+            return False
         request, self._keep_alive = parse_request(buffer[: end + 4], self.limits.head)
         rest = buffer[end + 4 :]
         self._since_s = 0.0
@@ -221,6 +227,12 @@ class Http1Downstream(asyncio.Protocol):
             exchange = self.exchange = Exchange(self._listener, self, request, None)
             exchange.begin()
         return True
+
+    def _become_http2(self, data: bytes) -> None:
+        """The client spoke HTTP/2 from its first byte (RFC 9113 §3.3)."""
+        self._lingering = True
+        self._buffer = b""
+        Http2Downstream.take_over(self._listener, self, data)
 
     def _skip_empty_line(self) -> bool:
         """RFC 9112 §2.2: an empty line before a request line is ignored. Gives whether there is more to look at."""

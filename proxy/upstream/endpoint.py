@@ -16,9 +16,11 @@ from mesh.http.outcome import ConnectFailed, Overflow
 from mesh.model.service import Endpoint
 from mesh.rules.outlier import OutlierState
 from proxy.http1.upstream import Http1Upstream
+from proxy.upstream.http2_pool import Http2Pool
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
+    from proxy.ports import UpstreamStream
     from proxy.upstream.service import UpstreamService
 
 logger = logging.getLogger(__name__)
@@ -34,12 +36,14 @@ class UpstreamEndpoint:
         "active",
         "address",
         "connections",
+        "http2_pool",
         "is_known",
         "label",
         "model",
         "outlier",
         "requests",
         "service",
+        "speaks_http2",
     )
 
     def __init__(self, service: UpstreamService, model: Endpoint) -> None:
@@ -56,11 +60,21 @@ class UpstreamEndpoint:
         self._idle: list[Http1Upstream] = []
         self._waiting: deque[Attempt] = deque()
         self._connecting = 0
+        self.http2_pool = Http2Pool(self)
+        self.speaks_http2: bool | None = None
+        """None: speak to it as the caller spoke. Set by ``refresh``."""
+
+    def refresh(self) -> None:
+        """Look again at what the policy and its own metadata say."""
+        declared = self.service.policy.app_protocol
+        self.speaks_http2 = self.model.speaks_http2 if declared is None else declared.is_http2
 
     # --- for attempts -----------------------------------------------------------------------------------------------
 
-    def take(self, *, certain: bool = False) -> Http1Upstream | None:
-        """An idle connection, or None. ``certain``: only one that the endpoint has not closed under us."""
+    def take(self, *, certain: bool = False, http2: bool = False) -> UpstreamStream | None:
+        """An idle connection, or a stream of a shared one; or None. ``certain``: none that was closed under us."""
+        if http2:
+            return self.http2_pool.take()
         while self._idle:
             connection = self._idle.pop()
             if connection.is_closed:
@@ -73,6 +87,9 @@ class UpstreamEndpoint:
 
     def connect_for(self, attempt: Attempt) -> None:
         """Get ``attempt`` a connection; it is resumed with one or with an error. Raises Overflow at a limit."""
+        if attempt.http2:
+            self.http2_pool.connect_for(attempt)
+            return
         usage = self.service.usage
         refusal = usage.pending_refusal()
         if refusal is None and not usage.may_connect and not self.connections and not self._connecting:
@@ -109,6 +126,7 @@ class UpstreamEndpoint:
         """Close connections that have been idle since before then."""
         while self._idle and self._idle[0].idle_since_s < before_s:
             self._idle.pop(0).close()
+        self.http2_pool.close_idle(before_s)
 
     def close(self) -> None:
         """Close idle connections; busy ones close when they are given back."""
@@ -116,6 +134,7 @@ class UpstreamEndpoint:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+        self.http2_pool.close()
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

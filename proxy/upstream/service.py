@@ -168,6 +168,8 @@ class UpstreamService:
             endpoint.close()
 
     def _refresh(self) -> None:
+        for endpoint in self.endpoints.values():
+            endpoint.refresh()
         for cluster in self._clusters.values():
             cluster.refresh()
 

@@ -11,7 +11,7 @@ import yaml
 from mesh.model.errors import InvalidError
 from mesh.model.gateway_api import parse, read_documents, to_document, to_yaml
 from mesh.model.name import Name
-from mesh.model.policy import Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
+from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
 from mesh.model.route import (
     BackendRef,
     Parent,
@@ -204,6 +204,7 @@ def test_a_service_policy():
           limits: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3}
           retryBudget: {percent: 10, minPerSecond: 1}
           connectTimeout: 250ms
+          appProtocol: kubernetes.io/h2c
     """).values
     assert policy == ServicePolicy(
         REVIEWS,
@@ -212,6 +213,7 @@ def test_a_service_policy():
         Limits(1, 2, 3),
         RetryBudgetPolicy(10, 1),
         0.25,
+        AppProtocol.H2C,
     )
 
 
@@ -355,6 +357,7 @@ def test_documents_that_are_refused(change, field, words):
         ("{outlierDetection: {maxEjectionPercent: 101}}", "outlierDetection.maxEjectionPercent"),
         ("{limits: {maxRetries: 3}}", "limits.maxRetries"),
         ("{connectTimeout: 5}", "connectTimeout"),
+        ("{appProtocol: gopher}", "appProtocol"),
         ("[]", "spec"),
     ],
 )

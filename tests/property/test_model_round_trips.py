@@ -10,7 +10,7 @@ from mesh.model.documents import Node
 from mesh.model.errors import InvalidError
 from mesh.model.gateway_api import parse, read_documents, to_yaml
 from mesh.model.name import Name
-from mesh.model.policy import Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
+from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
 from mesh.model.route import (
     BackendRef,
     Parent,
@@ -111,6 +111,7 @@ policies = st.builds(
     st.builds(Limits, counts, counts, counts),
     st.builds(RetryBudgetPolicy, percents, st.integers(0, 100)),
     st.integers(1, 60_000).map(lambda ms: ms / 1000),
+    st.none() | st.sampled_from(AppProtocol),
 )
 resources = routes() | policies
 

@@ -179,7 +179,7 @@ class _AnsweringEndpoint(UpstreamEndpoint):
         super().__init__(service, model)
         self.stream = stream
 
-    def take(self, *, certain: bool = False) -> Any:
+    def take(self, *, certain: bool = False, http2: bool = False) -> Any:
         del certain
         return self.stream
 

@@ -20,7 +20,7 @@ from mesh.http.outcome import NoRoute
 from mesh.http.trace_context import Propagation
 from mesh.model.gateway_api import parse
 from mesh.model.name import DEFAULT_NAMESPACE, Name
-from mesh.model.policy import OutlierDetection, ServicePolicy
+from mesh.model.policy import AppProtocol, OutlierDetection, ServicePolicy
 from mesh.model.route import BackendRef, Parent, Retry, Route, Rule, Timeouts
 from mesh.model.service import Endpoint
 from mesh.model.snapshot import make_snapshot
@@ -292,6 +292,12 @@ class Mesh:
 def name(text: str) -> Name:
     """A name in the default namespace."""
     return Name.parse(text)
+
+
+def speak(m: Mesh, service: str, protocol: AppProtocol) -> None:
+    """Declare what a service's endpoints speak."""
+    name_ = name(service)
+    m.plane.services[name_].set_policy(ServicePolicy(name_, app_protocol=protocol))
 
 
 class mesh:  # noqa: N801 - reads as a sentence

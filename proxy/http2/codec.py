@@ -1,0 +1,714 @@
+"""One HTTP/2 connection as bytes: frames in, events out, frames out (RFC 9113). Pure: no sockets, no clock.
+
+Both sides speak it. ``feed`` reads whatever bytes have come and calls the owner of the stream, or ``Events`` for what
+concerns the connection; what is to be sent collects in ``out`` until the shell takes it. Frames are read whole (16 KiB
+at most, as we announce), heads are decoded at once, so that the peer's table stays in step also for streams nobody
+wants any more.
+
+Flow control (§5.2): the stream's credit goes back when its owner is not paused, which means that the other side takes
+the bytes; the connection's goes back at once, so that a slow stream never stalls its siblings. What is held for a
+paused stream is at most its window.
+
+What is not worth a frame has a budget: resets, pings, settings, empty data, window updates that move nothing. Ordinary
+traffic earns it back, a flood does not (CVE-2019-9511 to -9518, CVE-2023-44487, CVE-2025-8671).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from struct import Struct
+from typing import Protocol
+
+from mesh.http.headers import Headers
+from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault
+from proxy.http2.hpack import NO_TABLE, Decoder, encode
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+END_STREAM = ACK = 0x1
+END_HEADERS, PADDED, HAS_PRIORITY = 0x4, 0x8, 0x20
+
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = (
+    range(1, 7)
+)
+ENABLE_CONNECT_PROTOCOL = 8
+
+DEFAULT_WINDOW = 65_535  # RFC 9113 §6.9.2, until settings say otherwise
+MAX_WINDOW = 2**31 - 1
+FRAME_BYTES = 16_384  # what we take, and the least a peer must take (§4.2)
+STREAM_WINDOW = 256 * 1024  # what is held at most for a stream whose other side is slow
+CONNECTION_WINDOW = 1024 * 1024
+CONCURRENT = 100  # RFC 9113 §6.5.2: no fewer
+HEADER_LIST_BYTES = 60 * 1024  # Envoy's max_request_headers_kb, as with HTTP/1.1
+QUEUED_BYTES = 64 * 1024  # of a stream's body that the peer's window does not let out; then its source is paused
+BUDGET = 1000  # frames that achieve nothing, before ENHANCE_YOUR_CALM
+EARNED = 4  # of it for each stream or piece of body
+RESET_BUDGET = 200  # streams that were given up before their answer: twice what may live at once
+REMEMBERED = 10 * CONCURRENT  # streams that we have reset, of which frames may still be on their way
+LAST_STREAM = 2**31 - 1
+
+_HEAD = Struct(">BHBBL")
+_LONG = Struct(">L")
+_SETTING = Struct(">HL")
+
+
+class Owner(Protocol):
+    """Who a stream belongs to: the shell's side of a request or an answer."""
+
+    def on_headers(self, fields: Headers, *, ended: bool) -> None:
+        """A head has come (1xx too), or the trailers; ``ended``: nothing follows."""
+
+    def on_data(self, piece: bytes) -> None:
+        """A piece of the body; never empty."""
+
+    def on_end(self) -> None:
+        """The body has ended, without trailers."""
+
+    def on_reset(self, code: int, *, is_unprocessed: bool) -> None:
+        """The stream is over, before its time. ``is_unprocessed``: the peer says that it did nothing of it."""
+
+    def on_writable(self, *, writable: bool) -> None:
+        """What was queued for want of window has gone out (or there is too much of it)."""
+
+
+class Events(Protocol):
+    """What concerns the connection."""
+
+    def on_stream(self, stream: Stream, fields: Headers, *, ended: bool) -> None:
+        """The peer has begun a stream; give it an owner. Raises StreamFault for a head that may not be."""
+
+    def on_goaway(self, code: int, message: bytes) -> None:
+        """The peer takes no more streams; those it did not begin have been reset as unprocessed."""
+
+
+class Stream:
+    """One stream. ``owner`` is told what comes; ``expected`` body bytes, where a content-length said so."""
+
+    __slots__ = (
+        "pending",
+        "pending_bytes",
+        "pending_end",
+        "expected",
+        "has_head",
+        "id",
+        "is_paused",
+        "is_writable",
+        "local_ended",
+        "owner",
+        "received",
+        "recv_window",
+        "remote_ended",
+        "send_window",
+        "unacked",
+    )
+
+    def __init__(self, number: int, send_window: int) -> None:
+        """Open."""
+        self.id = number
+        self.owner: Owner | None = None
+        self.send_window = send_window
+        self.recv_window = STREAM_WINDOW
+        self.unacked = 0
+        self.is_paused = False
+        self.is_writable = True
+        self.local_ended = False
+        self.remote_ended = False
+        self.has_head = False
+        self.expected: int | None = None
+        self.received = 0
+        self.pending: deque[bytes] = deque()
+        self.pending_bytes = 0
+        self.pending_end: Headers | None = None
+
+    def __repr__(self) -> str:
+        """For debugging."""
+        ends = ("-" if self.local_ended else ">") + ("-" if self.remote_ended else "<")
+        return f"<Stream {self.id} {ends} send={self.send_window} queued={self.pending_bytes}>"
+
+
+class Connection:
+    """See the module. ``is_server``: the peer begins the streams."""
+
+    def __init__(self, events: Events, *, is_server: bool) -> None:
+        """Our preface and settings stand in ``out`` from the start."""
+        self._events = events
+        self._is_server = is_server
+        self._buffer = b""
+        self._awaits_preface = is_server
+        self._awaits_settings = True
+        self._decoder = Decoder(HEADER_LIST_BYTES)
+        self._block: list[bytes] = []
+        self._block_bytes = 0
+        self._block_stream = 0
+        self._block_ends = False
+        self._begun_block = False
+        self._budget = BUDGET
+        self._resets = RESET_BUDGET
+        self._credit = 0
+        self._recv_window = CONNECTION_WINDOW
+        self._blocked: dict[int, Stream] = {}
+        self._refused: dict[int, None] = {}  # in order of their end
+        self.send_window = DEFAULT_WINDOW
+        self.streams: dict[int, Stream] = {}
+        self.peer_window = DEFAULT_WINDOW
+        self.peer_frame_bytes = FRAME_BYTES
+        self.peer_concurrent = CONCURRENT  # until it says otherwise: more would be refused by most
+        self.last_peer_stream = 0
+        self.next_stream = 1
+        self.goaway_sent: int | None = None
+        self.goaway_received = False
+        self.pings_acked = 0
+        self.out: list[bytes] = []
+        ours = [
+            (MAX_CONCURRENT_STREAMS, CONCURRENT),
+            (INITIAL_WINDOW_SIZE, STREAM_WINDOW),
+            (MAX_HEADER_LIST_SIZE, HEADER_LIST_BYTES),
+        ]
+        if not is_server:
+            self.out.append(PREFACE)
+            ours[0] = (ENABLE_PUSH, 0)
+        self.out.append(_frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in ours)))
+        self.out.append(_frame(WINDOW_UPDATE, 0, 0, _LONG.pack(CONNECTION_WINDOW - DEFAULT_WINDOW)))
+
+    # --- in ---------------------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Read what has come. Raises ConnectionFault, after which nothing more may be fed."""
+        buffer = self._buffer + data if self._buffer else data
+        position, size = 0, len(buffer)
+        if self._awaits_preface:
+            if not PREFACE.startswith(buffer[: len(PREFACE)]):
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 connection preface (RFC 9113 §3.4)")
+            if size < len(PREFACE):
+                self._buffer = buffer
+                return
+            self._awaits_preface = False
+            position = len(PREFACE)
+        elif self._awaits_settings and buffer.startswith(b"HTTP/"):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "it speaks HTTP/1.1 only (appProtocol, --protocol http1)")
+        while size - position >= 9:
+            high, low, kind, flags, number = _HEAD.unpack_from(buffer, position)
+            length = high << 16 | low
+            if length > FRAME_BYTES:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes (§4.2)")
+            end = position + 9 + length
+            if end > size:
+                break
+            self._read_frame(kind, flags, number & LAST_STREAM, buffer[position + 9 : end])
+            position = end
+        self._buffer = buffer[position:] if position else buffer
+
+    def _read_frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        if self._awaits_settings:
+            if kind != SETTINGS or flags & ACK:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is no SETTINGS (§3.4)")
+            self._awaits_settings = False
+        if self._block_stream and (kind != CONTINUATION or number != self._block_stream):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame within a header block (§6.10)")
+        try:
+            if kind == DATA:
+                self._on_data(flags, number, payload)
+            elif kind == HEADERS:
+                self._on_headers(flags, number, payload)
+            elif kind == WINDOW_UPDATE:
+                self._on_window_update(number, payload)
+            else:
+                self._read_other(kind, flags, number, payload)
+        except StreamFault as fault:
+            self._fail(number, fault)
+
+    def _read_other(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        if kind == RST_STREAM:
+            self._on_rst_stream(number, payload)
+        elif kind == SETTINGS:
+            self._on_settings(flags, number, payload)
+        elif kind == PING:
+            self._on_ping(flags, number, payload)
+        elif kind == CONTINUATION:
+            self._on_continuation(flags, number, payload)
+        elif kind == PRIORITY:
+            self._on_priority(number, payload)
+        elif kind == GOAWAY:
+            self._on_goaway(number, payload)
+        elif kind == PUSH_PROMISE:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which was never allowed (§6.6)")
+        else:
+            self._spend()  # §4.1: unknown ones are ignored
+
+    def _on_data(self, flags: int, number: int, payload: bytes) -> None:
+        if not number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "DATA on stream 0 (§6.1)")
+        flow = len(payload)
+        self._recv_window -= flow
+        if self._recv_window < 0:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more than the connection's window (§6.9.1)")
+        self._credit += flow
+        if self._credit >= CONNECTION_WINDOW // 2:
+            self.out.append(_frame(WINDOW_UPDATE, 0, 0, _LONG.pack(self._credit)))
+            self._recv_window += self._credit
+            self._credit = 0
+        stream = self.streams.get(number)
+        if stream is None or stream.remote_ended:
+            self._check_begun(number, "DATA")
+            if stream is None and number in self._refused:
+                self._spend()
+                return  # on its way before it heard of our reset
+            raise StreamFault(ErrorCode.STREAM_CLOSED, "DATA on a closed stream (§5.1)")
+        if flags & PADDED:
+            payload = _unpadded(payload)
+        stream.recv_window -= flow
+        if stream.recv_window < 0:
+            raise StreamFault(ErrorCode.FLOW_CONTROL_ERROR, "more than the stream's window (§6.9.1)")
+        if not stream.has_head:
+            raise StreamFault(ErrorCode.PROTOCOL_ERROR, "DATA before the head (§8.1)")
+        ended = flags & END_STREAM
+        stream.received += len(payload)
+        if stream.expected is not None and (
+            stream.received > stream.expected or (ended and stream.received != stream.expected)
+        ):
+            raise StreamFault(ErrorCode.PROTOCOL_ERROR, "a body of another length than content-length says (§8.1.1)")
+        if payload:
+            self._earn()
+        elif not ended:
+            self._spend()
+        stream.unacked += flow
+        owner = stream.owner
+        if ended:
+            stream.remote_ended = True
+        elif not stream.is_paused:
+            self._give_credit(stream)
+        if owner is not None:
+            if payload:
+                owner.on_data(payload)
+            if ended:
+                owner.on_end()
+        if ended:
+            self._forget_if_over(stream)
+
+    def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
+        if not number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0 (§6.2)")
+        if flags & PADDED:
+            payload = _unpadded(payload, 5 if flags & HAS_PRIORITY else 0)
+        if flags & HAS_PRIORITY:
+            if len(payload) < 5:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a HEADERS frame too short for its priority (§6.2)")
+            payload = payload[5:]
+        ends = bool(flags & END_STREAM)
+        if flags & END_HEADERS:
+            self._head(number, payload, ends=ends)
+            return
+        self._block_stream, self._block_ends = number, ends
+        self._block, self._block_bytes = [payload], len(payload)
+
+    def _on_continuation(self, flags: int, number: int, payload: bytes) -> None:
+        if not self._block_stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS (§6.10)")
+        self._block.append(payload)
+        self._block_bytes += len(payload)
+        # CVE-2024-27316: neither bytes nor frames without end.
+        if self._block_bytes > HEADER_LIST_BYTES or len(self._block) > HEADER_LIST_BYTES // 1024:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a header block without end (§6.10)")
+        if flags & END_HEADERS:
+            block, self._block, self._block_stream = b"".join(self._block), [], 0
+            self._head(number, block, ends=self._block_ends)
+
+    def _head(self, number: int, block: bytes, *, ends: bool) -> None:
+        fields = self._decoder.decode(block)  # also of streams that nobody wants: the table is shared
+        stream = self.streams.get(number)
+        if stream is None:
+            stream = self._begun_by_peer(number, ends=ends)
+            if stream is not None:
+                self._events.on_stream(stream, fields, ended=ends)
+                self._forget_if_over(stream)
+            return
+        if stream.remote_ended:
+            raise StreamFault(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream (§5.1)")
+        if stream.has_head:
+            if not ends:
+                raise StreamFault(ErrorCode.PROTOCOL_ERROR, "trailers that do not end the stream (§8.1)")
+            if any(name[:1] == b":" for name, _ in fields):
+                raise StreamFault(ErrorCode.PROTOCOL_ERROR, "a pseudo field in the trailers (§8.1)")
+            if stream.expected is not None and stream.received != stream.expected:
+                raise StreamFault(ErrorCode.PROTOCOL_ERROR, "a body shorter than content-length says (§8.1.1)")
+        elif not fields or fields[0][0] != b":status":
+            raise StreamFault(ErrorCode.PROTOCOL_ERROR, "an answer that does not begin with :status (§8.3.2)")
+        else:
+            stream.has_head = fields[0][1][:1] != b"1"
+            if ends and not stream.has_head:
+                raise StreamFault(ErrorCode.PROTOCOL_ERROR, "an informational answer that ends the stream (§8.1)")
+        self._earn()
+        stream.remote_ended = ends
+        if stream.owner is not None:
+            stream.owner.on_headers(fields, ended=ends)
+        if ends:
+            self._forget_if_over(stream)
+
+    def _begun_by_peer(self, number: int, *, ends: bool) -> Stream | None:
+        """A stream that HEADERS begin; None where it is not to be had."""
+        if not self._is_server or number % 2 == 0:
+            self._check_begun(number, "HEADERS")
+            if number in self._refused:
+                return None
+            raise ConnectionFault(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream (§5.1)")
+        if number <= self.last_peer_stream:
+            if number in self._refused:
+                return None
+            raise ConnectionFault(ErrorCode.STREAM_CLOSED, f"stream {number} is over, or was passed over (§5.1.1)")
+        self.last_peer_stream = number
+        if self.goaway_sent is not None and number > self.goaway_sent:
+            return None  # §6.8: it will be sent again elsewhere
+        if len(self.streams) >= CONCURRENT:
+            self._remember_refused(number)
+            self.out.append(_frame(RST_STREAM, 0, number, _LONG.pack(ErrorCode.REFUSED_STREAM)))
+            self._spend_reset()
+            return None
+        self._earn()
+        stream = self.streams[number] = Stream(number, self.peer_window)
+        stream.has_head = True
+        stream.remote_ended = ends
+        return stream
+
+    def _on_priority(self, number: int, payload: bytes) -> None:
+        if not number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0 (§6.3)")
+        self._spend()  # §5.3.2: parsed, and no more
+        if len(payload) != 5:
+            raise StreamFault(ErrorCode.FRAME_SIZE_ERROR, "a PRIORITY frame that is not 5 bytes (§6.3)")
+
+    def _on_rst_stream(self, number: int, payload: bytes) -> None:
+        if not number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on stream 0 (§6.4)")
+        if len(payload) != 4:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a RST_STREAM frame that is not 4 bytes (§6.4)")
+        self._check_begun(number, "RST_STREAM")
+        self._spend()
+        stream = self.streams.pop(number, None)
+        if stream is None:
+            return
+        self._blocked.pop(number, None)
+        was_answered = stream.local_ended
+        (code,) = _LONG.unpack(payload)
+        stream.local_ended = stream.remote_ended = True
+        if stream.owner is not None:
+            stream.owner.on_reset(code, is_unprocessed=code == ErrorCode.REFUSED_STREAM)
+        if self._is_server and not was_answered:
+            self._spend_reset()  # CVE-2023-44487: begun, and given up before it was answered
+
+    def _on_settings(self, flags: int, number: int, payload: bytes) -> None:
+        if number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream (§6.5)")
+        if flags & ACK:
+            if payload:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a SETTINGS ACK that is not empty (§6.5)")
+            return
+        if len(payload) % 6:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of no whole number of settings (§6.5)")
+        self._spend()
+        for key, value in _SETTING.iter_unpack(payload):
+            self._apply_setting(key, value)
+        self.out.append(_frame(SETTINGS, ACK, 0, b""))
+
+    def _apply_setting(self, key: int, value: int) -> None:
+        if key == INITIAL_WINDOW_SIZE:
+            if value > MAX_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"an initial window of {value} (§6.5.2)")
+            change, self.peer_window = value - self.peer_window, value
+            for stream in tuple(self.streams.values()):
+                stream.send_window += change  # it may become negative (§6.9.2)
+                if stream.send_window > MAX_WINDOW:
+                    raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31-1 (§6.9.2)")
+            if change > 0:
+                self._pump_blocked()
+        elif key == MAX_FRAME_SIZE:
+            if not FRAME_BYTES <= value <= 2**24 - 1:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"frames of {value} bytes (§6.5.2)")
+            self.peer_frame_bytes = min(value, 4 * FRAME_BYTES)
+        elif key == MAX_CONCURRENT_STREAMS:
+            self.peer_concurrent = value
+        elif key == ENABLE_PUSH and (value > 1 or (value and not self._is_server)):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value} (§6.5.2)")
+        elif key == ENABLE_CONNECT_PROTOCOL and value > 1:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_CONNECT_PROTOCOL {value} (RFC 8441 §3)")
+
+    def _on_ping(self, flags: int, number: int, payload: bytes) -> None:
+        if number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PING on a stream (§6.7)")
+        if len(payload) != 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a PING that is not 8 bytes (§6.7)")
+        if flags & ACK:
+            self.pings_acked += 1
+            return
+        self._spend()
+        self.out.append(_frame(PING, ACK, 0, payload))
+
+    def _on_goaway(self, number: int, payload: bytes) -> None:
+        if number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream (§6.8)")
+        if len(payload) < 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a GOAWAY of less than 8 bytes (§6.8)")
+        last, (code,) = _LONG.unpack_from(payload)[0] & LAST_STREAM, _LONG.unpack_from(payload, 4)
+        self.goaway_received = True
+        if not self._is_server:
+            for each in [stream for key, stream in self.streams.items() if key > last]:
+                self._drop(each)
+                if each.owner is not None:
+                    each.owner.on_reset(code, is_unprocessed=True)
+        self._events.on_goaway(code, payload[8:])
+
+    def _on_window_update(self, number: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a WINDOW_UPDATE that is not 4 bytes (§6.9)")
+        increment = _LONG.unpack(payload)[0] & LAST_STREAM
+        self._spend()
+        if not number:
+            if not increment:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a WINDOW_UPDATE of 0 (§6.9)")
+            self.send_window += increment
+            if self.send_window > MAX_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31-1 (§6.9.1)")
+            self._pump_blocked()
+            return
+        stream = self.streams.get(number)
+        if stream is None:
+            self._check_begun(number, "WINDOW_UPDATE")
+            return
+        if not increment:
+            raise StreamFault(ErrorCode.PROTOCOL_ERROR, "a WINDOW_UPDATE of 0 (§6.9)")
+        stream.send_window += increment
+        if stream.send_window > MAX_WINDOW:
+            raise StreamFault(ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31-1 (§6.9.1)")
+        if number in self._blocked:
+            self._pump(stream)
+
+    # --- out --------------------------------------------------------------------------------------------------------
+
+    def open(self) -> Stream:
+        """Begin a stream of ours; its head is to be sent next. Ask ``room`` before."""
+        number, self.next_stream = self.next_stream, self.next_stream + 2
+        stream = self.streams[number] = Stream(number, self.peer_window)
+        return stream
+
+    @property
+    def room(self) -> int:
+        """How many streams of ours may be begun now; 0 where the peer goes away or numbers have run out (§5.1.1)."""
+        if self.goaway_received or self.next_stream > LAST_STREAM:
+            return 0
+        return max(0, min(self.peer_concurrent, CONCURRENT) - len(self.streams))
+
+    def send_headers(self, stream: Stream, fields: Headers, *, ended: bool) -> None:
+        """Send a head, or trailers where nothing of the body is queued any more."""
+        block = encode(fields)
+        if not self._begun_block:
+            self._begun_block = True
+            block = NO_TABLE + block
+        limit, flags = self.peer_frame_bytes, END_STREAM if ended else 0
+        if len(block) <= limit:
+            self.out.append(_frame(HEADERS, flags | END_HEADERS, stream.id, block))
+        else:
+            self.out.append(_frame(HEADERS, flags, stream.id, block[:limit]))
+            for start in range(limit, len(block), limit):
+                last = END_HEADERS if start + limit >= len(block) else 0
+                self.out.append(_frame(CONTINUATION, last, stream.id, block[start : start + limit]))
+        if ended:
+            self._ended(stream)
+
+    def send_data(self, stream: Stream, piece: bytes) -> None:
+        """Send a piece of the body, as far as the windows let it out; the rest waits."""
+        if stream.local_ended or stream.pending_end is not None:
+            return
+        size = len(piece)
+        if not stream.pending and size <= stream.send_window and size <= self.send_window:
+            stream.send_window -= size
+            self.send_window -= size
+            self._data_frames(stream.id, piece, 0)
+            return
+        stream.pending.append(piece)
+        stream.pending_bytes += size
+        self._pump(stream)
+
+    def send_last(self, stream: Stream, piece: bytes, trailers: Headers) -> None:
+        """Send the last piece of the body (it may be empty) and the end, with trailers or without."""
+        if stream.local_ended or stream.pending_end is not None:
+            return
+        size = len(piece)
+        if not trailers and not stream.pending and size <= stream.send_window and size <= self.send_window:
+            stream.send_window -= size
+            self.send_window -= size
+            self._data_frames(stream.id, piece, END_STREAM)
+            self._ended(stream)
+            return
+        if piece:
+            self.send_data(stream, piece)
+        if stream.pending:
+            stream.pending_end = trailers
+        elif trailers:
+            self.send_headers(stream, trailers, ended=True)
+        else:
+            self.out.append(_frame(DATA, END_STREAM, stream.id, b""))
+            self._ended(stream)
+
+    def reset(self, stream: Stream, code: ErrorCode) -> None:
+        """Give a stream up; its owner hears nothing more."""
+        if self.streams.pop(stream.id, None) is None:
+            return
+        self._blocked.pop(stream.id, None)
+        self._remember_refused(stream.id)
+        stream.local_ended = stream.remote_ended = True
+        stream.owner = None
+        self.out.append(_frame(RST_STREAM, 0, stream.id, _LONG.pack(code)))
+
+    def pause(self, stream: Stream) -> None:
+        """Give the peer no more credit for this stream."""
+        stream.is_paused = True
+
+    def resume(self, stream: Stream) -> None:
+        """Give it again."""
+        stream.is_paused = False
+        if not stream.remote_ended:
+            self._give_credit(stream)
+
+    def ping(self, data: bytes) -> None:
+        """Ask for a sign of life; ``pings_acked`` counts the answers."""
+        self.out.append(_frame(PING, 0, 0, data))
+
+    def goaway(self, last: int, code: ErrorCode = ErrorCode.NO_ERROR, message: str = "") -> None:
+        """Say that streams beyond ``last`` are not taken; first LAST_STREAM, later the true one: in order (§6.8)."""
+        self.goaway_sent = last
+        self.out.append(_frame(GOAWAY, 0, 0, _LONG.pack(last) + _LONG.pack(code) + message.encode()[:256]))
+
+    def take(self) -> bytes:
+        """What is to be sent now."""
+        out, self.out = self.out, []
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def tick(self) -> None:
+        """Once a second: time earns some budget back too."""
+        self._budget = min(BUDGET, self._budget + BUDGET // 10)
+        self._resets = min(RESET_BUDGET, self._resets + RESET_BUDGET // 10)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _data_frames(self, number: int, piece: bytes, flags: int) -> None:
+        limit, out = self.peer_frame_bytes, self.out
+        size = len(piece)
+        if size <= limit:
+            out.append(_frame(DATA, flags, number, piece))
+        else:
+            for start in range(0, size, limit):
+                is_last = start + limit >= size
+                out.append(_frame(DATA, flags if is_last else 0, number, piece[start : start + limit]))
+        self._earn()
+
+    def _pump(self, stream: Stream) -> None:
+        """Let out of a stream's queue what the windows allow; tell its source when it may go on, or has to stop."""
+        pending = stream.pending
+        while pending:
+            room = min(stream.send_window, self.send_window)
+            if room <= 0:
+                break
+            piece = pending[0]
+            if len(piece) <= room:
+                pending.popleft()
+            else:
+                pending[0] = piece[room:]
+                piece = piece[:room]
+            size = len(piece)
+            stream.send_window -= size
+            self.send_window -= size
+            stream.pending_bytes -= size
+            is_last = not pending and stream.pending_end == []
+            self._data_frames(stream.id, piece, END_STREAM if is_last else 0)
+            if is_last:
+                stream.pending_end = None
+                self._ended(stream)
+        if pending:
+            self._blocked[stream.id] = stream
+        else:
+            self._blocked.pop(stream.id, None)
+            if stream.pending_end is not None:
+                trailers, stream.pending_end = stream.pending_end, None
+                self.send_headers(stream, trailers, ended=True)
+        writable = stream.pending_bytes < QUEUED_BYTES
+        if writable is not stream.is_writable:
+            stream.is_writable = writable
+            if stream.owner is not None:
+                stream.owner.on_writable(writable=writable)
+
+    def _pump_blocked(self) -> None:
+        for number in tuple(self._blocked):
+            if self.send_window <= 0:
+                break
+            stream = self._blocked.pop(number, None)  # to the end of the line, if it is blocked again
+            if stream is not None:
+                self._pump(stream)
+
+    def _give_credit(self, stream: Stream) -> None:
+        if stream.unacked >= STREAM_WINDOW // 2:
+            self.out.append(_frame(WINDOW_UPDATE, 0, stream.id, _LONG.pack(stream.unacked)))
+            stream.recv_window += stream.unacked
+            stream.unacked = 0
+
+    def _ended(self, stream: Stream) -> None:
+        stream.local_ended = True
+        self._forget_if_over(stream)
+
+    def _forget_if_over(self, stream: Stream) -> None:
+        if stream.local_ended and stream.remote_ended and self.streams.pop(stream.id, None) is not None:
+            self._blocked.pop(stream.id, None)
+            self._resets = min(RESET_BUDGET, self._resets + 1)
+
+    def _drop(self, stream: Stream) -> None:
+        self.streams.pop(stream.id, None)
+        self._blocked.pop(stream.id, None)
+        stream.local_ended = stream.remote_ended = True
+
+    def _fail(self, number: int, fault: StreamFault) -> None:
+        """§5.4.2: reset one stream for what the peer did, and tell its owner."""
+        stream = self.streams.get(number)
+        if stream is not None:
+            self._drop(stream)
+        self._remember_refused(number)
+        self.out.append(_frame(RST_STREAM, 0, number, _LONG.pack(fault.code)))
+        if stream is not None and stream.owner is not None:
+            stream.owner.on_reset(fault.code, is_unprocessed=False)
+        self._spend_reset()  # CVE-2025-8671: a peer that has us reset its streams is no better than one that does
+
+    def _check_begun(self, number: int, what: str) -> None:
+        """§5.1: on a stream that was never begun there is nothing but HEADERS and PRIORITY."""
+        is_peers = (number % 2 == 1) is self._is_server
+        begun = number <= self.last_peer_stream if is_peers else number < self.next_stream
+        if not begun:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{what} on idle stream {number} (§5.1)")
+
+    def _remember_refused(self, number: int) -> None:
+        self._refused[number] = None
+        if len(self._refused) > REMEMBERED:
+            del self._refused[next(iter(self._refused))]
+
+    def _earn(self) -> None:
+        if self._budget < BUDGET:
+            self._budget += EARNED
+
+    def _spend(self) -> None:
+        self._budget -= 1
+        if self._budget < 0:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a flood of frames that achieve nothing")
+
+    def _spend_reset(self) -> None:
+        self._resets -= 1
+        if self._resets < 0:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a flood of streams that are reset")
+
+
+def _frame(kind: int, flags: int, number: int, payload: bytes) -> bytes:
+    size = len(payload)
+    return _HEAD.pack(size >> 16, size & 0xFFFF, kind, flags, number) + payload
+
+
+def _unpadded(payload: bytes, least: int = 0) -> bytes:
+    """§6.1: without the padding and its length, which must leave ``least`` bytes."""
+    if not payload or payload[0] + least >= len(payload):
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "more padding than there is payload (§6.1)")
+    return payload[1 : len(payload) - payload[0]]

@@ -1,0 +1,107 @@
+"""What both shells of an HTTP/2 connection share: one write for each turn, backpressure, the end. Moves bytes only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, cast
+
+from mesh.http.headers import Headers
+from proxy.http2.codec import Connection, Stream
+from proxy.http2.errors import ConnectionFault, ErrorCode
+
+if TYPE_CHECKING:
+    from proxy.trampoline import Trampoline
+
+logger = logging.getLogger(__name__)
+
+
+class Http2Connection(asyncio.Protocol):
+    """See the module. Frames collect in the codec and go out together when the outermost callback ends."""
+
+    is_server = True
+
+    def __init__(self, trampoline: Trampoline) -> None:
+        """Not connected yet."""
+        self._trampoline = trampoline
+        self._is_dirty = False
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self.codec = Connection(self, is_server=self.is_server)
+        self.is_writable = True
+        self.is_closed = False
+        self.fault: ConnectionFault | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.touch()
+        self._trampoline.drain()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of frames."""
+        if self.is_closed:
+            return
+        try:
+            self.codec.feed(data)
+        except ConnectionFault as fault:
+            self.fail(fault)
+        if self.codec.out:
+            self.touch()
+        self._trampoline.drain()
+
+    def eof_received(self) -> bool:
+        """The peer closed its side; nothing more comes."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The peer reads slowly."""
+        self.is_writable = False
+        self._tell_writable(writable=False)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self.is_writable = True
+        self._tell_writable(writable=True)
+        self._trampoline.drain()
+
+    def touch(self) -> None:
+        """There is something to send: it goes out at the end of this turn."""
+        if not self._is_dirty:
+            self._is_dirty = True
+            self._trampoline.dirty.append(self)
+
+    def flush(self) -> None:
+        """Send what has collected, in one write."""
+        self._is_dirty = False
+        data = self.codec.take()
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def fail(self, fault: ConnectionFault) -> None:
+        """The peer broke a rule: say which, and close."""
+        logger.info("%r: %s (%s)", self, fault.message, fault.code.name)
+        self.fault = fault
+        self.codec.goaway(self.codec.last_peer_stream, fault.code, fault.message)
+        self.end()
+
+    def end(self) -> None:
+        """Send what is left and close; streams still open end with the connection."""
+        self.is_closed = True
+        self.flush()
+        if self.transport is not None:
+            self.transport.close()
+
+    def on_stream(self, stream: Stream, fields: Headers, *, ended: bool) -> None:
+        """See Events; a client has none begun by its peer (the codec refuses them)."""
+        raise NotImplementedError
+
+    def on_goaway(self, code: int, message: bytes) -> None:
+        """See Events."""
+
+    def _tell_writable(self, *, writable: bool) -> None:
+        for stream in tuple(self.codec.streams.values()):
+            if stream.owner is not None and stream.is_writable:
+                stream.owner.on_writable(writable=writable)
+
+
+REFUSED = ErrorCode.REFUSED_STREAM

@@ -1,0 +1,281 @@
+"""An HTTP/2 connection of a client: each of its streams is a request with an exchange of its own.
+
+A shell: it moves bytes between the transport, the codec and the exchanges. A connection that begins with the HTTP/2
+preface is handed over by the HTTP/1.1 shell, which has read it (RFC 9113 §3.3: prior knowledge).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh.http.headers import Headers
+from mesh.http.message import RequestHead, ResponseHead
+from mesh.http.outcome import ClientGone, ProxyError
+from proxy.exchange import Exchange
+from proxy.http2.codec import LAST_STREAM, Stream
+from proxy.http2.connection import Http2Connection
+from proxy.http2.errors import ErrorCode, StreamFault, code_name
+from proxy.http2.messages import request_head, response_fields, trailers
+from proxy.request_body import RequestBody
+
+if TYPE_CHECKING:
+    from proxy.http1.downstream import Http1Downstream
+    from proxy.listener import Listener
+
+
+class Http2Downstream(Http2Connection):
+    """See the module."""
+
+    is_server = True
+
+    def __init__(self, listener: Listener, peer_address: str, peer_port: int) -> None:
+        """``listener`` has admitted the connection."""
+        super().__init__(listener.plane.trampoline)
+        self._listener = listener
+        self._plane = listener.plane
+        self.limits = listener.limits
+        self.peer_address = peer_address
+        self.peer_port = peer_port
+        self.served = 0
+        self._last_read_s = self._plane.now_s
+        self._pings_before = 0
+        self._paused_s = 0.0
+
+    @classmethod
+    def take_over(cls, listener: Listener, before: Http1Downstream, data: bytes) -> None:
+        """Go on with a connection that has turned out to speak HTTP/2; ``data`` is what has come of it."""
+        connection = cls(listener, before.peer_address, before.peer_port)
+        listener.replace(before, connection)
+        before.transport.set_protocol(connection)
+        connection.connection_made(before.transport)
+        connection.data_received(data)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of frames."""
+        self._last_read_s = self._plane.now_s
+        super().data_received(data)
+
+    def pause_writing(self) -> None:
+        """The client reads slowly."""
+        self._paused_s = self._plane.now_s
+        super().pause_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Closed, by either side."""
+        self.is_closed = True
+        self._listener.forget(self)
+        how = f"reset ({exc})" if exc else "closed"
+        for stream in tuple(self.codec.streams.values()):
+            if isinstance(stream.owner, DownstreamStream):
+                stream.owner.gone(f"the client {how} the connection before its answer was complete")
+        self.codec.streams.clear()
+        self._plane.trampoline.drain()
+
+    def check_time(self, now: float) -> None:
+        """Once a second: budgets, graceful ends, and clients that took too long."""
+        codec, quiet_s = self.codec, now - self._last_read_s
+        codec.tick()
+        if self.transport.is_closing():
+            if quiet_s > self.limits.stall_s:
+                self.transport.abort()
+            return
+        if self._listener.is_draining or codec.goaway_sent is not None:
+            self._go_away()
+        if not codec.streams:
+            if codec.goaway_sent not in (None, LAST_STREAM):
+                self.end()
+            elif quiet_s > (self.limits.idle_s if self.served else self.limits.first_byte_s):
+                codec.goaway(codec.last_peer_stream)
+                self.end()
+        elif not self.is_writable and now - self._paused_s > self.limits.stall_s:
+            self.transport.abort()  # whatever it sends meanwhile, it reads nothing
+            return
+        else:
+            for stream in tuple(codec.streams.values()):
+                if isinstance(stream.owner, DownstreamStream):
+                    stream.owner.check_time(now, self.limits.stall_s)
+        if codec.out:
+            self.touch()
+        self._plane.trampoline.drain()
+
+    def _go_away(self) -> None:
+        """In two steps (§6.8): first that it is time, then, a round trip later, which streams were taken."""
+        codec = self.codec
+        if codec.goaway_sent is None:
+            self._pings_before = codec.pings_acked
+            codec.goaway(LAST_STREAM)
+            codec.ping(b"sidemesh")
+        elif codec.goaway_sent == LAST_STREAM and codec.pings_acked > self._pings_before:
+            codec.goaway(codec.last_peer_stream)
+
+    def on_stream(self, stream: Stream, fields: Headers, *, ended: bool) -> None:
+        """A request: its exchange begins at once."""
+        self.served += 1
+        owner = DownstreamStream(self, stream)
+        try:
+            request = request_head(fields, ended=ended)
+        except ProxyError as error:
+            stream.owner = owner
+            self._listener.refuse_unread(owner, error)
+            if not stream.remote_ended:
+                self.codec.reset(stream, ErrorCode.NO_ERROR)
+            return
+        stream.owner = owner
+        stream.expected = request.content_length
+        owner.begin(self._listener, request)
+
+    def __repr__(self) -> str:
+        """For debugging."""
+        return f"<Http2Downstream {self.peer_address}:{self.peer_port} streams={len(self.codec.streams)}>"
+
+
+class DownstreamStream:
+    """One request's way back to the client. See ``ports.DownstreamStream`` and ``codec.Owner``."""
+
+    __slots__ = (
+        "_connection",
+        "_last_state",
+        "_moved_s",
+        "_stream",
+        "_without_body",
+        "body",
+        "exchange",
+        "peer_address",
+        "peer_port",
+    )
+
+    def __init__(self, connection: Http2Downstream, stream: Stream) -> None:
+        """Nothing is known of the request yet."""
+        self._connection = connection
+        self._stream = stream
+        self._without_body = False
+        self._last_state: tuple[int, int, int] | None = None
+        self._moved_s = 0.0
+        self.body: RequestBody | None = None
+        self.exchange: Exchange | None = None
+        self.peer_address = connection.peer_address
+        self.peer_port = connection.peer_port
+
+    def begin(self, listener: Listener, request: RequestHead) -> None:
+        """Start the exchange."""
+        self._without_body = request.method == b"HEAD"
+        self.body = RequestBody(self) if request.has_body else None
+        self.exchange = Exchange(listener, self, request, self.body)
+        self.exchange.begin()
+
+    # --- what the client sends --------------------------------------------------------------------------------------
+
+    def on_headers(self, fields: Headers, *, ended: bool) -> None:
+        """Trailers."""
+        del ended
+        if self.body is not None:
+            try:
+                self.body.on_end(trailers(fields))
+            except StreamFault as fault:
+                self._connection.codec.reset(self._stream, fault.code)
+                self.gone(fault.message)
+
+    def on_data(self, piece: bytes) -> None:
+        """A piece of the request's body."""
+        if self.body is not None:
+            self.body.on_data(piece)
+
+    def on_end(self) -> None:
+        """The request is complete."""
+        if self.body is not None:
+            self.body.on_end([])
+
+    def on_reset(self, code: int, *, is_unprocessed: bool) -> None:
+        """The client gave up, or broke a rule of this stream."""
+        del is_unprocessed
+        self.gone(f"the stream was reset ({code_name(code)}) before its answer was complete")
+
+    def on_writable(self, *, writable: bool) -> None:
+        """The client takes the answer (again), or is slow."""
+        if self.exchange is not None:
+            self.exchange.on_downstream_writable(writable=writable and self.is_writable)
+
+    def gone(self, message: str) -> None:
+        """Nobody waits for the answer any more."""
+        if self.exchange is not None:
+            self.exchange.post(ClientGone(message))
+
+    def check_time(self, now: float, stall_s: float) -> None:
+        """Give up where the client neither sends nor takes anything of this stream, whatever the others do."""
+        stream, exchange = self._stream, self.exchange
+        is_owed = not (stream.remote_ended or stream.is_paused or exchange is None or exchange.answered)
+        waits_for_client = is_owed or bool(stream.pending)  # once it is answered, a client may be silent for ever
+        state = (stream.received, stream.send_window, stream.pending_bytes) if waits_for_client else None
+        if state is None or state != self._last_state:
+            self._last_state, self._moved_s = state, now
+        elif now - self._moved_s > stall_s:
+            self._connection.codec.reset(stream, ErrorCode.CANCEL)
+            self.gone("the client neither sent nor took anything for too long")
+
+    # --- the exchange's side ----------------------------------------------------------------------------------------
+
+    @property
+    def is_writable(self) -> bool:
+        """See ports.DownstreamStream."""
+        return self._stream.is_writable and self._connection.is_writable
+
+    def respond(self, head: ResponseHead, pieces: list[bytes], trailers: Headers, *, ended: bool) -> None:
+        """See ports.DownstreamStream."""
+        codec, stream = self._connection.codec, self._stream
+        if stream.local_ended:
+            return
+        self._connection.touch()
+        if self._without_body or (ended and not pieces and not trailers):
+            codec.send_headers(stream, response_fields(head), ended=ended or self._without_body)
+            return
+        codec.send_headers(stream, response_fields(head), ended=False)
+        if ended:
+            codec.send_last(stream, b"".join(pieces), trailers)
+        elif pieces:
+            codec.send_data(stream, b"".join(pieces))
+
+    def send_informational(self, head: ResponseHead) -> None:
+        """See ports.DownstreamStream."""
+        if not self._stream.local_ended:
+            self._connection.codec.send_headers(self._stream, response_fields(head), ended=False)
+            self._connection.touch()
+
+    def send_data(self, piece: bytes) -> None:
+        """See ports.DownstreamStream."""
+        if not self._without_body:
+            self._connection.codec.send_data(self._stream, piece)
+            self._connection.touch()
+
+    def send_end(self, trailers: Headers) -> None:
+        """See ports.DownstreamStream."""
+        if not self._without_body:
+            self._connection.codec.send_last(self._stream, b"", trailers)
+            self._connection.touch()
+
+    def abort(self) -> None:
+        """See ports.DownstreamStream: RST_STREAM says that the answer is not whole."""
+        self._connection.codec.reset(self._stream, ErrorCode.INTERNAL_ERROR)
+        self._connection.touch()
+
+    def close_after(self) -> None:
+        """See ports.DownstreamStream: a stream serves one request anyway."""
+
+    def pause(self) -> None:
+        """See ports.DownstreamStream."""
+        self._connection.codec.pause(self._stream)
+
+    def resume_reading(self) -> None:
+        """See ports.DownstreamStream."""
+        self._connection.codec.resume(self._stream)
+        self._connection.touch()
+
+    def exchange_done(self, *, request_ended: bool) -> None:
+        """See ports.DownstreamStream."""
+        self.exchange = None
+        self.body = None
+        stream = self._stream
+        if not request_ended and not stream.remote_ended:
+            # §8.1: the answer is complete and the rest of the request not wanted.
+            if stream.local_ended:
+                self._connection.codec.reset(stream, ErrorCode.NO_ERROR)
+            self._connection.touch()

@@ -1,0 +1,196 @@
+"""Heads of HTTP/2 as values and back (RFC 9113 §8). Pure.
+
+Strict as the HTTP/1.1 codec is: a field that two readers could understand differently ends the stream. What is about
+one connection is not forwarded, and may not stand in HTTP/2 at all (§8.2.2).
+"""
+
+from __future__ import annotations
+
+import re
+
+from mesh.http.headers import Fields, Headers
+from mesh.http.message import HTTP2, KNOWN_REQUEST_FIELDS, NOT_SENT, RequestHead, ResponseHead
+from mesh.http.outcome import ExpectationFailed, NotImplementedMethod, UpstreamProtocolError
+from proxy.http2.errors import ErrorCode, StreamFault
+
+MAX_COUNT = 100  # as in HTTP/1.1
+_FORBIDDEN = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
+_DROPPED = frozenset((b"host", b"te", b"proxy-authenticate", b"proxy-authorization", b"content-length", b"expect"))
+_SPECIAL = _FORBIDDEN | _DROPPED | KNOWN_REQUEST_FIELDS | {b"cookie"}
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
+_TARGET = re.compile(rb"[\x21\x22\x24-\x7e]+")
+_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_CONTROLS = bytes(c for c in range(0x20) if c != 0x09) + b"\x7f"
+_MAX_KNOWN_NAMES = 4096
+_good_names: set[bytes] = set()
+
+
+def request_head(fields: Headers, *, ended: bool) -> RequestHead:
+    """The request that HEADERS begin. Raises StreamFault where it is malformed (§8.1.1), BadRequest where refused."""
+    pseudo: dict[bytes, bytes] = {}
+    plain: Headers = []
+    known: dict[bytes, bytes] = {}
+    host: bytes | None = None
+    length: int | None = None
+    cookies: list[bytes] = []
+    wants_trailers = expects = False
+    _check(fields)
+    for name, value in fields:
+        if name[:1] == b":":
+            if plain or known or name in pseudo or name not in _REQUEST_PSEUDO:
+                raise _malformed(f"{name.decode('latin-1')} out of place, repeated or unknown (§8.3.1)")
+            pseudo[name] = value
+        elif name not in _SPECIAL:
+            plain.append((name, value))
+        elif name in KNOWN_REQUEST_FIELDS:
+            known[name] = known[name] + b", " + value if name in known else value
+        elif name == b"cookie":
+            cookies.append(value)
+        elif name == b"content-length":
+            if length is not None or not value.isdigit() or len(value) > 18:
+                raise _malformed("content-length is no number, or stands there twice (§8.1.1)")
+            length = int(value)
+        elif name == b"te":
+            if value.lower() != b"trailers":
+                raise _malformed("te other than trailers (§8.2.2)")
+            wants_trailers = True
+        elif name == b"host":
+            if host is not None:
+                raise _malformed("more than one host (§8.3.1)")
+            host = value
+        elif name == b"expect":
+            if value.lower() != b"100-continue":
+                message = f"Expect {value[:40]!r} is not known; only 100-continue is (RFC 9110 §10.1.1)"
+                raise ExpectationFailed(message)
+            expects = True
+        elif name in _FORBIDDEN:
+            raise _malformed(f"{name.decode()} is about a connection of HTTP/1.1 (§8.2.2)")
+    method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
+    authority = pseudo.get(b":authority", host)
+    if not _METHOD.fullmatch(method):
+        raise _malformed(":method is missing or no token (§8.3.1)")
+    if method == b"CONNECT":
+        message = "CONNECT is not carried by this sidecar"
+        raise NotImplementedMethod(message)
+    if b":scheme" not in pseudo or not _TARGET.fullmatch(path) or not (path[:1] == b"/" or (path, method) == _ASTERISK):
+        raise _malformed(":scheme or :path is missing or malformed (§8.3.1)")
+    if authority is None or (host is not None and host != authority) or not _AUTHORITY.fullmatch(authority):
+        raise _malformed(":authority is missing, malformed, or not what host says (§8.3.1)")
+    if ended and length:
+        raise _malformed("no body where content-length says there is one (§8.1.1)")
+    if cookies:
+        plain.append((b"cookie", b"; ".join(cookies)))  # §8.2.3: for whoever reads it as one
+    head = RequestHead(method, path, authority, Fields(plain), known)
+    head.version = HTTP2
+    head.content_length = length
+    head.has_body = not ended
+    head.expects_continue = expects
+    head.wants_trailers = wants_trailers
+    return head
+
+
+def request_fields(head: RequestHead, added: list[bytes]) -> Headers:
+    """The fields of a request to an endpoint, with the lines (``name: value``) that the mesh adds."""
+    fields: Headers = [
+        (b":method", head.method),
+        (b":scheme", b"http"),
+        (b":path", head.target),
+        (b":authority", head.authority),
+        *head.fields.pairs,
+    ]
+    for line in added:
+        name, _, value = line.partition(b": ")
+        fields.append((name, value))
+    if head.content_length is not None:
+        fields.append((b"content-length", b"%d" % head.content_length))
+    if head.wants_trailers:
+        fields.append((b"te", b"trailers"))
+    if head.expects_continue:
+        fields.append((b"expect", b"100-continue"))
+    return fields
+
+
+def response_head(fields: Headers, *, ended: bool) -> ResponseHead:
+    """The answer that HEADERS begin (1xx too). Raises UpstreamProtocolError where it is malformed."""
+    try:
+        _check(fields)
+    except StreamFault as fault:
+        raise UpstreamProtocolError(fault.message) from fault
+    status = fields[0][1]
+    if len(status) != 3 or not status.isdigit() or not b"100" <= status <= b"599" or status == b"101":
+        message = f"the answer's :status is {status[:20]!r} (RFC 9113 §8.3.2)"
+        raise UpstreamProtocolError(message)
+    plain: Headers = []
+    length: int | None = None
+    not_sent = False
+    for name, value in fields[1:]:
+        if name[:1] == b":" or name in _FORBIDDEN:
+            message = f"the answer's {name.decode('latin-1')} may not stand there (RFC 9113 §8.2.2, §8.3)"
+            raise UpstreamProtocolError(message)
+        if name == b"content-length":
+            if length is not None or not value.isdigit() or len(value) > 18:
+                message = "the answer's content-length is no number, or stands there twice"
+                raise UpstreamProtocolError(message)
+            length = int(value)
+        elif name == NOT_SENT:
+            not_sent = value == b"1"
+        elif name not in _RESPONSE_DROPPED:
+            plain.append((name, value))
+    code = int(status)
+    if code < 200 or code == 204:
+        length = None  # RFC 9110 §8.6: it may not stand there
+    return ResponseHead(code, Fields(plain), length, has_body=not ended, not_sent=not_sent)
+
+
+def response_fields(head: ResponseHead) -> Headers:
+    """The fields of an answer to a client."""
+    fields: Headers = [(b":status", b"%d" % head.status), *head.fields.pairs]
+    if head.content_length is not None:
+        fields.append((b"content-length", b"%d" % head.content_length))
+    return fields
+
+
+def trailers(fields: Headers) -> Headers:
+    """Trailers as they are forwarded: what frames or routes a message may not stand there (RFC 9110 §6.5.1)."""
+    _check(fields)
+    for name, _ in fields:
+        if name in _SPECIAL:
+            raise _malformed(f"{name.decode()} in the trailers (RFC 9110 §6.5.1)")
+    return fields
+
+
+_REQUEST_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
+_RESPONSE_DROPPED = frozenset((b"te", b"proxy-authenticate", b"proxy-authorization"))
+_ASTERISK = (b"*", b"OPTIONS")
+
+
+def _check(fields: Headers) -> None:
+    """§8.2.1: names and values that no reader may misunderstand."""
+    if len(fields) > MAX_COUNT:
+        raise StreamFault(ErrorCode.ENHANCE_YOUR_CALM, f"more than {MAX_COUNT} fields")
+    values = [value for _, value in fields]
+    joined = b"\r".join(values)
+    if len(joined.translate(None, _CONTROLS)) != len(joined) - max(0, len(values) - 1):
+        raise _malformed("a control character in a value (§8.2.1)")
+    for name, value in fields:
+        if name not in _good_names:
+            _check_name(name)
+        if value[:1] in _BLANKS or value[-1:] in _BLANKS:
+            raise _malformed("a value that begins or ends with white space (§8.2.1)")
+
+
+_BLANKS = (b" ", b"\t")
+
+
+def _check_name(name: bytes) -> None:
+    if not _NAME.fullmatch(name[1:] if name[:1] == b":" else name):
+        raise _malformed(f"field name {name[:40]!r} (§8.2.1)")
+    if len(_good_names) >= _MAX_KNOWN_NAMES:
+        _good_names.clear()
+    if len(name) <= 64:
+        _good_names.add(name)
+
+
+def _malformed(message: str) -> StreamFault:
+    return StreamFault(ErrorCode.PROTOCOL_ERROR, message)

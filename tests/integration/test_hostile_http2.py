@@ -1,0 +1,204 @@
+"""HTTP/2 peers that flood, starve or lie, on real sockets: each ends itself, and a normal request is answered."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from mesh.http.headers import Headers
+from mesh.model.policy import AppProtocol
+from mesh.model.service import Endpoint
+from proxy.http1.limits import ConnectionLimits
+from proxy.http2.codec import END_HEADERS, GOAWAY, HEADERS, PING, RST_STREAM
+from proxy.http2.downstream import Http2Downstream
+from proxy.http2.errors import ErrorCode
+from tests.support.http2 import FLOODS, GET, PREFACE, START, frame, frames, head, settings
+from tests.support.mesh import Client, Mesh, Request, mesh, name, speak
+from tests.support.process import until
+
+WELL_S = 1.0
+HELD_BYTES = 1 << 20
+"""What one hostile connection may make the sidecar hold, codec, transport and answers together."""
+SIZE = 1 << 20
+
+Piece = Callable[[int], bytes]
+
+
+async def large(_: Request, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % SIZE + b"x" * SIZE)
+
+
+@asynccontextmanager
+async def http1_service(limits: ConnectionLimits | None = None) -> AsyncIterator[Mesh]:
+    """A service whose programs speak HTTP/1.1, whatever its clients speak."""
+    builder = mesh().service("pay", replies=[large])
+    async with (builder if limits is None else builder.limits(limits)).start() as m:
+        speak(m, "pay", AppProtocol.HTTP)
+        yield m
+
+
+async def well(m: Mesh) -> None:
+    """A normal request, of either version, is answered in time."""
+    began = time.monotonic()
+    assert (await m.get("pay")).status == 200
+    client = await m.connect()
+    client.send(START + head(1, [*GET[:2], (b":path", b"/"), (b":authority", b"not_a_label")]))
+    async with asyncio.timeout(WELL_S):
+        data = b""
+        while not any(kind == HEADERS for kind, *_ in whole_frames(data)):
+            data += await client.reader.read(65536)
+    assert time.monotonic() - began < WELL_S
+    client.writer.transport.abort()
+
+
+def whole_frames(data: bytes) -> list[tuple[int, int, int, bytes]]:
+    """Those that have come entirely."""
+    found = []
+    for kind, flags, stream, payload in frames(data):
+        found.append((kind, flags, stream, payload))
+    return found
+
+
+async def read_to_end(client: Client) -> bytes:
+    data = b""
+    try:
+        async with asyncio.timeout(10):
+            while piece := await client.reader.read(1 << 16):
+                data += piece
+    except ConnectionError:
+        pass
+    return data
+
+
+def held_bytes(m: Mesh) -> int:
+    """What the HTTP/2 connections make the sidecar hold."""
+    held = 0
+    for connection in m.outbound.connections:
+        if isinstance(connection, Http2Downstream):
+            held += sum(map(len, connection.codec.out)) + connection.transport.get_write_buffer_size()
+            held += sum(stream.pending_bytes for stream in connection.codec.streams.values())
+    return held
+
+
+async def flood(m: Mesh, client: Client, piece: Piece) -> int:
+    """Send pieces until the connection is closed, 20 000 at most; gives the most that was held meanwhile."""
+    most = 0
+    for number in range(0, 20_000, 100):
+        if client.writer.transport.is_closing():
+            break
+        client.send(b"".join(piece(n) for n in range(number, number + 100)))
+        try:
+            async with asyncio.timeout(5):
+                await client.writer.drain()
+        except (TimeoutError, ConnectionError):
+            break
+        await asyncio.sleep(0)
+        most = max(most, held_bytes(m))
+    return most
+
+
+@pytest.mark.parametrize(("piece", "start"), [pytest.param(*row[2:], id=f"{row[0]} {row[1]}") for row in FLOODS])
+async def test_a_flood_is_cut_off_and_hurts_nobody(piece: Piece, start: bytes) -> None:
+    async with http1_service() as m:
+        client = await m.connect()
+        client.send(start)
+        most = await flood(m, client, piece)
+        await well(m)
+        codes = [
+            int.from_bytes(payload[4:8], "big")
+            for kind, _, _, payload in whole_frames(await read_to_end(client))
+            if kind == GOAWAY
+        ]
+        assert codes[-1:] in ([ErrorCode.ENHANCE_YOUR_CALM], [])  # a reset may overtake it
+        assert most < HELD_BYTES
+        await until(lambda: not any(isinstance(c, Http2Downstream) for c in m.outbound.connections), what="its end")
+        await until(lambda: not m.plane.exchanges, what="its exchanges to end")
+        assert m.plane.services[name("pay")].usage.requests == 0
+
+
+async def test_a_client_that_gives_no_window_holds_little_and_is_let_go() -> None:
+    """CVE-2019-9511, 9517: a hundred answers of a MiB, none taken, and pings to look alive."""
+    async with http1_service(ConnectionLimits(stall_s=1.0)) as m:
+        client = await m.connect()
+        client.send(PREFACE + settings((4, 0)) + b"".join(head(2 * n + 1) for n in range(100)))
+        service = m.plane.services[name("pay")]
+        await until(lambda: service.usage.requests == 100, what="all to be under way")
+        most = 0
+        began = time.monotonic()
+        while service.usage.requests and time.monotonic() - began < 20:
+            client.send(frame(PING, 0, 0, b"12345678"))
+            most = max(most, held_bytes(m))
+            await asyncio.sleep(0.05)
+        assert not service.usage.requests
+        assert most < 100 * 512 * 1024
+        await well(m)
+        client.writer.transport.abort()
+
+
+async def test_a_client_that_reads_nothing_is_let_go_however_much_it_pings() -> None:
+    async with http1_service(ConnectionLimits(stall_s=1.0)) as m:
+        client = await m.connect()
+        client.writer.transport.pause_reading()
+        window = frame(8, 0, 0, b"\x3f\xff\xff\xff")
+        client.send(PREFACE + settings((4, 2**31 - 1)) + window + b"".join(head(2 * n + 1) for n in range(100)))
+        await until(lambda: held_bytes(m) > 1 << 16, what="the sidecar to be held up")
+        most, began = 0, time.monotonic()
+        while any(isinstance(c, Http2Downstream) for c in m.outbound.connections) and time.monotonic() - began < 20:
+            client.send(frame(PING, 0, 0, b"12345678"))
+            most = max(most, held_bytes(m))
+            await asyncio.sleep(0.05)
+        assert not m.plane.exchanges
+        assert most < 100 * 512 * 1024
+        await well(m)
+
+
+async def test_a_stream_that_never_ends_its_request_is_reset_and_its_siblings_go_on() -> None:
+    async with http1_service(ConnectionLimits(stall_s=1.0)) as m:
+        client = await m.connect()
+        post: Headers = [(b":method", b"POST"), *GET[1:]]
+        client.send(START + head(1, post, END_HEADERS))
+        data, number = b"", 3
+        async with asyncio.timeout(15):
+            while not any(kind == RST_STREAM and stream == 1 for kind, _, stream, _ in whole_frames(data)):
+                client.send(head(number, [*GET[:3], (b":authority", b"not_a_label")]))
+                data += await client.reader.read(1 << 16)
+                number += 2
+                await asyncio.sleep(0.2)
+        assert sum(kind == HEADERS for kind, *_ in whole_frames(data)) >= number // 2 - 2  # all but the last one or two
+        assert not any(kind == GOAWAY for kind, *_ in whole_frames(data))
+        client.writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [frame(PING, 0, 0, b"12345678"), settings(), frame(8, 0, 0, b"\0\0\0\1"), frame(0xBB, 0, 0, b"")],
+    ids=["PING", "SETTINGS", "WINDOW_UPDATE", "unknown"],
+)
+async def test_an_endpoint_that_floods_costs_its_own_requests(piece: bytes) -> None:
+    closed = asyncio.Event()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(settings())
+        try:
+            for _ in range(1000):
+                writer.write(piece * 100)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+            closed.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with http1_service() as m, server:
+        m.plane.apply_endpoints(name("flooding"), (Endpoint("f", "127.0.0.1", port),))
+        speak(m, "flooding", AppProtocol.HTTP2)
+        assert (await m.get("flooding")).status in (502, 503)
+        await well(m)
+        async with asyncio.timeout(5):
+            await closed.wait()
+        await until(lambda: m.plane.services[name("flooding")].usage.connections == 0, what="the connection to end")
+        assert m.plane.services[name("flooding")].usage.requests == 0

@@ -1,0 +1,359 @@
+"""HTTP/2 and gRPC through the request path on real sockets, with real clients and servers: grpcio, curl, nghttp2's."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from mesh.model.policy import AppProtocol, ServicePolicy
+from mesh.model.service import Endpoint
+from proxy.http1.limits import ConnectionLimits
+from tests.support.mesh import Mesh, Request, inbound_listener, mesh, name, serve, speak
+from tests.support.needs import require
+from tests.support.ports import free_port
+from tests.support.process import Process, until
+
+GRPC = "echo"
+LARGE = 4 * 1024 * 1024
+OPTIONS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.default_authority", GRPC),
+    ("grpc.max_receive_message_length", LARGE * 2),
+]
+
+
+class Echo:
+    """A gRPC service of bytes; ``calls`` counts, ``cancelled`` hears of calls that were given up."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.cancelled = asyncio.Event()
+        self.metadata: list[tuple[str, Any]] = []
+
+    async def unary(self, request: bytes, context: Any) -> bytes:
+        self.calls += 1
+        self.metadata = list(context.invocation_metadata())
+        context.set_trailing_metadata((("sum", str(len(request))),))
+        if request == b"fail":
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no, caf\u00e9")
+        if request == b"hang":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.cancelled.set()
+        return request
+
+    async def both(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        await context.send_initial_metadata((("hello", "first"),))
+        async for request in requests:
+            yield request * 2
+
+    async def many(self, request: bytes, _: Any) -> AsyncIterator[bytes]:
+        for number in range(int(request)):
+            yield b"%d" % number
+
+    async def collect(self, requests: AsyncIterator[bytes], _: Any) -> bytes:
+        return b"".join([request async for request in requests])
+
+
+@asynccontextmanager
+async def echo_server() -> AsyncIterator[tuple[Echo, int]]:
+    echo, server = Echo(), grpc.aio.server(options=[("grpc.max_receive_message_length", LARGE * 2)])
+    handlers = {
+        "Unary": grpc.unary_unary_rpc_method_handler(echo.unary),
+        "Both": grpc.stream_stream_rpc_method_handler(echo.both),
+        "Many": grpc.unary_stream_rpc_method_handler(echo.many),
+        "Collect": grpc.stream_unary_rpc_method_handler(echo.collect),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield echo, port
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
+async def through(m: Mesh, *ports: int) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel into the outbound listener, for a service at these ports."""
+    m.plane.apply_endpoints(name(GRPC), tuple(Endpoint(f"e{port}", "127.0.0.1", port) for port in ports))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{m.port}", options=OPTIONS) as channel:
+        yield channel
+
+
+async def test_a_unary_call_with_its_metadata_and_trailers() -> None:
+    async with mesh().start() as m, echo_server() as (echo, port), through(m, port) as channel:
+        call = channel.unary_unary("/test.Echo/Unary")(b"hello", metadata=(("x-user", "ada"), ("x-bin", b"\0\xff")))
+        assert await call == b"hello"
+        assert ("sum", "5") in list(await call.trailing_metadata())
+        seen = dict(echo.metadata)
+        assert (seen["x-user"], seen["x-bin"]) == ("ada", b"\0\xff")
+        assert seen["via"].startswith("2.0 sidemesh-out")
+        assert "traceparent" in seen
+        assert m.cells() == {(GRPC, 200, ""): 1}
+
+
+async def test_an_error_keeps_its_status_and_message() -> None:
+    async with mesh().start() as m, echo_server() as (_, port), through(m, port) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await channel.unary_unary("/test.Echo/Unary")(b"fail")
+        assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "no, caf\u00e9")
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await channel.unary_unary("/test.Echo/Nothing")(b"")
+        assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_streams_of_all_kinds() -> None:
+    async with mesh().start() as m, echo_server() as (_, port), through(m, port) as channel:
+        many = channel.unary_stream("/test.Echo/Many")(b"1000")
+        assert [message async for message in many] == [b"%d" % number for number in range(1000)]
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for number in range(100):
+                yield b"%d," % number
+
+        assert await channel.stream_unary("/test.Echo/Collect")(pieces()) == b"".join([b"%d," % n for n in range(100)])
+        both = channel.stream_stream("/test.Echo/Both")()
+        assert ("hello", "first") in list(await both.initial_metadata())  # the answer begins before the request ends
+        for number in range(20):
+            await both.write(b"%d" % number)
+            assert await both.read() == b"%d" % number * 2
+        await both.done_writing()
+        assert await both.read() is grpc.aio.EOF
+
+
+async def test_large_messages_both_ways_and_compression_untouched() -> None:
+    async with mesh().start() as m, echo_server() as (_, port), through(m, port) as channel:
+        unary = channel.unary_unary("/test.Echo/Unary")
+        message = bytes(range(256)) * (LARGE // 256)
+        assert await unary(message) == message
+        assert await unary(message, compression=grpc.Compression.Gzip) == message
+        assert await asyncio.gather(*(unary(message[: 2**20]) for _ in range(8))) == [message[: 2**20]] * 8
+
+
+async def test_a_deadline_and_a_cancellation_reach_the_server() -> None:
+    async with mesh().start() as m, echo_server() as (echo, port), through(m, port) as channel:
+        unary = channel.unary_unary("/test.Echo/Unary")
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await unary(b"hang", timeout=0.3)
+        assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await asyncio.wait_for(echo.cancelled.wait(), 5)
+        echo.cancelled.clear()
+        call = unary(b"hang")
+        await until(lambda: echo.calls == 2, what="the call")
+        call.cancel()
+        await asyncio.wait_for(echo.cancelled.wait(), 5)
+        await until(lambda: not m.plane.exchanges, what="the exchanges to end")
+        assert await unary(b"still there") == b"still there"
+
+
+async def test_what_the_mesh_answers_is_a_grpc_status_to_a_grpc_caller() -> None:
+    async with mesh().start() as m, echo_server() as (_, port), through(m, port) as channel:
+        unary = channel.unary_unary("/test.Echo/Unary")
+        m.plane.apply_endpoints(name(GRPC), ())
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await unary(b"x")
+        assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert failed.value.details().startswith("sidemesh: UH: no healthy endpoint in echo")
+        m.plane.apply_endpoints(name(GRPC), (Endpoint("gone", "127.0.0.1", free_port()),))
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await unary(b"x")
+        assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "UF" in failed.value.details()
+
+
+async def test_load_is_balanced_by_call_and_a_dead_endpoint_is_passed_over() -> None:
+    async with (
+        mesh().start() as m,
+        echo_server() as (one, a),
+        echo_server() as (two, b),
+        through(m, a, b, free_port()) as channel,
+    ):
+        unary = channel.unary_unary("/test.Echo/Unary")
+        for _ in range(30):  # one by one, so that the retries stay within their budget until the dead one is ejected
+            assert await unary(b"x") == b"x"
+        assert await asyncio.gather(*(unary(b"x") for _ in range(90))) == [b"x"] * 90
+        assert min(one.calls, two.calls) > 20
+
+
+async def test_many_calls_at_once_share_few_connections() -> None:
+    async with mesh().start() as m, echo_server() as (_, port), through(m, port) as channel:
+        unary = channel.unary_unary("/test.Echo/Unary")
+        for _ in range(5):
+            assert await asyncio.gather(*(unary(b"%d" % n) for n in range(200))) == [b"%d" % n for n in range(200)]
+        (endpoint,) = m.plane.services[name(GRPC)].endpoints.values()
+        assert 1 <= endpoint.http2_pool.count <= 4
+        assert m.cells() == {(GRPC, 200, ""): 1000}
+
+
+async def test_through_both_sidecars() -> None:
+    """Outbound and inbound: the inbound listener tells HTTP/2 by its preface, and speaks it to the program."""
+    async with mesh().start() as m, echo_server() as (_, port), AsyncExitStack() as stack:
+        listener = inbound_listener(m.plane, "echo-0", port, ConnectionLimits())
+        inbound = await serve(stack, listener)
+        channel = await stack.enter_async_context(through(m, inbound))
+        unary = channel.unary_unary("/test.Echo/Unary")
+        assert await asyncio.gather(*(unary(b"%d" % n) for n in range(50))) == [b"%d" % n for n in range(50)]
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await unary(b"fail")
+        assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+# --- bridges --------------------------------------------------------------------------------------------------------
+
+
+async def curl(m: Mesh, *options: str, path: str = "/") -> subprocess.CompletedProcess[str]:
+    command = [
+        require("curl"),
+        "-sS",
+        "-i",
+        "--http2-prior-knowledge",
+        "-H",
+        "host: pay",
+        *options,
+        f"http://127.0.0.1:{m.port}{path}",
+    ]
+    return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True, timeout=20)
+
+
+async def test_an_http2_client_of_an_http1_program() -> None:
+    async def reply(request: Request, writer: asyncio.StreamWriter) -> None:
+        request.body = await request.reader.readexactly(5)
+        writer.write(
+            b"HTTP/1.1 201 Yes\r\ntransfer-encoding: chunked\r\nx-a: 1\r\nx-a: 2\r\n\r\n3\r\nabc\r\n0\r\nx-end: yes\r\n\r\n"
+        )
+
+    async with mesh().service("pay", replies=[reply, 200, 204]).start() as m:
+        speak(m, "pay", AppProtocol.HTTP)
+        done = await curl(m, "-X", "POST", "-d", "hello", "-b", "a=1; b=2", path="/x?y=%2F")
+        assert done.stdout.startswith("HTTP/2 201")
+        assert done.stdout.count("x-a: ") == 2
+        assert done.stdout.endswith("abcx-end: yes\r\n\r\n") or "abc" in done.stdout
+        seen = m.programs["pay"][0].requests[0]
+        assert (seen.line, seen.body) == ("POST /x?y=%2F HTTP/1.1", b"hello")
+        assert (seen.fields("host"), seen.fields("cookie")) == (["pay"], ["a=1; b=2"])
+        assert "hello" in (await curl(m)).stdout
+        done = await curl(m, "-I")
+        assert done.stdout.startswith("HTTP/2 204")
+
+
+async def test_an_http1_client_of_an_http2_program(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("from nghttpd")
+    (tmp_path / "large").write_bytes(b"x" * 3_000_000)
+    port = free_port()
+    command = (require("nghttpd"), "--no-tls", "-d", tmp_path, "--echo-upload", "-a", "127.0.0.1", str(port))
+    async with mesh().start() as m, Process.start(*command, log=tmp_path / "log") as server:
+        m.plane.apply_endpoints(name("pay"), (Endpoint("n", "127.0.0.1", port),))
+        speak(m, "pay", AppProtocol.HTTP2)
+        await server.until(lambda: is_open(port), what="nghttpd")
+        assert (await m.get("pay", "/index.html")).body == b"from nghttpd"
+        assert len((await m.get("pay", "/large")).body) == 3_000_000
+        assert (await m.get("pay", "/", method="POST", body=b"y" * 500_000)).body == b"y" * 500_000
+        assert (await m.get("pay", "/none")).status == 404
+        assert (await m.get("pay", "/index.html", method="HEAD")).get("content-length") == "12"
+
+
+async def is_open(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def test_h2load_loses_no_request(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("x" * 100)
+    port = free_port()
+    command = (require("nghttpd"), "--no-tls", "-d", tmp_path, "-a", "127.0.0.1", str(port))
+    async with mesh().start() as m, Process.start(*command, log=tmp_path / "log") as server:
+        m.plane.apply_endpoints(name("pay"), (Endpoint("n", "127.0.0.1", port),))
+        await server.until(lambda: is_open(port), what="nghttpd")
+        load = [
+            require("h2load"),
+            "-n",
+            "5000",
+            "-c",
+            "5",
+            "-m",
+            "50",
+            "-H",
+            ":authority: pay",
+            f"http://127.0.0.1:{m.port}/index.html",
+        ]
+        done = await asyncio.to_thread(subprocess.run, load, capture_output=True, text=True, check=True, timeout=60)
+        assert "5000 succeeded, 0 failed, 0 errored, 0 timeout" in done.stdout
+        assert m.cells() == {("pay", 200, ""): 5000}
+
+
+async def test_a_draining_listener_tells_its_http2_clients_and_loses_no_call() -> None:
+    async with mesh().start() as m, echo_server() as (_, port), through(m, port) as channel:
+        unary = channel.unary_unary("/test.Echo/Unary")
+        assert await unary(b"x") == b"x"
+        before = set(m.outbound.connections)
+        held = channel.stream_stream("/test.Echo/Both")()
+        await held.write(b"a")
+        assert await held.read() == b"aa"
+        m.outbound.is_draining = True
+
+        async def goes_on() -> bool:
+            assert await unary(b"y") == b"y"
+            return bool(set(m.outbound.connections) - before)
+
+        await until(goes_on, what="a new connection after GOAWAY")
+        await held.write(b"b")  # what was under way is finished
+        assert await held.read() == b"bb"
+        await held.done_writing()
+        assert await held.read() is grpc.aio.EOF
+        await until(lambda: not before & m.outbound.connections, what="the old connection to close")
+
+
+# --- who speaks what ------------------------------------------------------------------------------------------------
+
+
+async def test_an_endpoint_says_in_its_metadata_what_it_speaks_and_a_policy_overrules_it() -> None:
+    async with mesh().service("pay").start() as m:
+        (program,) = m.programs["pay"]
+        for said, protocol, status in (
+            ("true", None, 502),  # it speaks HTTP/1.1 in truth: whoever declares HTTP/2 is taken at their word
+            ("true", AppProtocol.HTTP, 200),
+            ("false", None, 200),
+            ("false", AppProtocol.GRPC, 502),
+        ):
+            m.plane.apply_endpoints(name("pay"), (Endpoint("p", "127.0.0.1", program.port, {"http2": said}),))
+            service = m.plane.services[name("pay")]
+            service.set_policy(ServicePolicy(name("pay"), app_protocol=protocol))
+            answer = await m.get("pay", method="POST")
+            assert answer.status == status, (said, protocol, answer.body)
+
+
+async def test_a_program_that_speaks_http1_only_is_told_from_one_that_is_broken() -> None:
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with mesh().start() as m, server:
+        m.plane.apply_endpoints(name("old"), (Endpoint("p", "127.0.0.1", port, {"http2": "true"}),))
+        answer = await m.get("old", method="POST")
+        assert answer.status == 502
+        assert b"it speaks HTTP/1.1 only" in answer.body
+
+
+async def test_the_program_is_spoken_to_as_the_caller_spoke_whatever_lies_between() -> None:
+    async with mesh().service("shop").start() as m, AsyncExitStack() as stack:
+        (program,) = m.programs["shop"]
+        inbound = await serve(stack, inbound_listener(m.plane, "shop-0", program.port, ConnectionLimits()))
+        m.plane.apply_endpoints(name("shop"), (Endpoint("s", "127.0.0.1", inbound, {"http2": "true"}),))
+        assert (await m.get("shop")).status == 200
+        via = ",".join(program.requests[-1].fields("via"))
+        assert [hop.split()[0] for hop in via.split(",")] == ["1.1", "2.0"]  # as each sidecar was spoken to

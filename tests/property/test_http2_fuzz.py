@@ -1,0 +1,146 @@
+"""HTTP/2 from a grammar: what goes out is what the ``h2`` package reads, and no bytes do worse than end the connection."""
+
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
+import h2.settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.http.headers import Headers
+from proxy.http2 import hpack
+from proxy.http2.codec import PREFACE, Connection, Stream
+from proxy.http2.errors import ConnectionFault, StreamFault
+from tests.conformance.test_http2_frames import GET, POST, Peer, frame, settings
+
+names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=20).map(str.encode).filter(
+    lambda name: name not in {b"connection", b"host", b"te", b"upgrade", b"keep-alive", b"expect", b"content-length"}
+)  # fmt: skip
+values = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=200).map(str.encode)
+fields = st.lists(st.tuples(names, values), max_size=20)
+body = st.lists(st.binary(min_size=1, max_size=40_000), max_size=6)
+
+
+class Sink:
+    """A client of ours without owners."""
+
+    def on_stream(self, stream: Stream, fields: Headers, *, ended: bool) -> None:
+        raise AssertionError
+
+    def on_goaway(self, code: int, message: bytes) -> None: ...
+
+
+@given(fields, body, st.booleans(), st.sampled_from([1, 100, 16384, 65535, 2**20]))
+def test_h2_reads_what_we_send(extra: Headers, pieces: list[bytes], has_trailers: bool, window: int) -> None:  # noqa: FBT001
+    ours = Connection(Sink(), is_server=False)
+    config = h2.config.H2Configuration(client_side=False, header_encoding=None)
+    theirs = h2.connection.H2Connection(config)
+    theirs.local_settings = h2.settings.Settings(
+        client=False, initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
+    )
+    theirs.initiate_connection()
+    ours.feed(theirs.data_to_send())
+    stream = ours.open()
+    ours.send_headers(stream, [*POST, *extra], ended=not pieces and not has_trailers)
+    for piece in pieces[:-1]:
+        ours.send_data(stream, piece)
+    trailers: Headers = [(b"sum", b"9")] if has_trailers else []
+    if pieces or trailers:
+        ours.send_last(stream, pieces[-1] if pieces else b"", trailers)
+    got: dict[str, Any] = {"data": b"", "headers": None, "trailers": None, "ended": False}
+    for _ in range(2_000):
+        out = ours.take()
+        for event in theirs.receive_data(out) if out else ():
+            if isinstance(event, h2.events.RequestReceived):
+                got["headers"] = [tuple(map(bytes, field)) for field in event.headers]
+            elif isinstance(event, h2.events.DataReceived):
+                got["data"] += event.data
+                theirs.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.TrailersReceived):
+                got["trailers"] = [tuple(map(bytes, field)) for field in event.headers]
+            elif isinstance(event, h2.events.StreamEnded):
+                got["ended"] = True
+        back = theirs.data_to_send()
+        if not out and not back:
+            break
+        ours.feed(back)
+    assert got["headers"] == [*POST, *extra]
+    assert got["data"] == b"".join(pieces)
+    assert got["trailers"] == (trailers or None)
+    assert got["ended"]
+
+
+@given(fields, body, st.integers(1, 50))
+def test_we_read_what_h2_sends_however_it_is_cut(extra: Headers, pieces: list[bytes], cut: int) -> None:
+    config = h2.config.H2Configuration(client_side=True, header_encoding=None)
+    theirs = h2.connection.H2Connection(config)
+    theirs.initiate_connection()
+    peer = Peer()
+    peer.connection.out[:] = Connection(Sink(), is_server=True).out  # what a server says first
+    theirs.receive_data(peer.connection.take())
+    theirs.send_headers(1, [*POST, *extra], end_stream=not pieces)
+    for index, piece in enumerate(pieces):
+        for start in range(0, len(piece), 16384):
+            is_last = index == len(pieces) - 1 and start + 16384 >= len(piece)
+            theirs.send_data(1, piece[start : start + 16384], end_stream=is_last)
+    data = theirs.data_to_send()
+    peer.feed(data, cut if len(data) < 5_000 else 1_000 + cut)
+    assert peer.fault is None
+    assert not peer.resets
+    assert b"".join(each[2] for each in peer.heard if each[0] == "data") == b"".join(pieces)  # type: ignore[misc]
+    assert peer.heard[0][:3] == ("request", 1, b"POST")
+    assert peer.heard[-1] == (("end", 1) if pieces else ("request", 1, b"POST", b"/", True))
+
+
+kinds = st.integers(0, 11)
+noise = st.one_of(
+    st.tuples(kinds, st.integers(0, 255), st.sampled_from([0, 1, 2, 3, 5, 7, 2**31 - 1]), st.binary(max_size=40)).map(
+        lambda each: frame(*each)
+    ),
+    st.tuples(st.sampled_from([1, 3, 5]), st.sampled_from([4, 5])).map(
+        lambda each: frame(1, each[1], each[0], hpack.encode(GET))
+    ),
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2**32 - 1)), max_size=4).map(lambda pairs: settings(*pairs)),
+    st.binary(max_size=60),
+)
+
+
+@given(st.lists(noise, max_size=40), st.integers(0, 9))
+def test_no_bytes_do_worse_than_end_the_connection(pieces: list[bytes], cut: int) -> None:
+    data = PREFACE + settings() + b"".join(pieces)
+    whole, cut_up = Peer().feed(data), Peer().feed(data, cut)
+    assert (whole.heard, whole.resets, whole.fault and whole.fault.code) == (
+        cut_up.heard, cut_up.resets, cut_up.fault and cut_up.fault.code,
+    )  # fmt: skip
+    assert len(whole.connection.streams) <= 100
+
+
+@given(st.binary(max_size=300))
+def test_no_header_block_does_worse(block: bytes) -> None:
+    decoder = hpack.Decoder(10_000)
+    try:
+        for name, value in decoder.decode(block):
+            assert isinstance(name, bytes)
+            assert isinstance(value, bytes)
+    except (ConnectionFault, StreamFault):
+        pass
+
+
+@given(fields)
+def test_a_block_is_read_back_as_it_was(extra: Headers) -> None:
+    pairs = [*GET, *extra, (b"authorization", b"x"), (b":status", b"200")]
+    assert hpack.Decoder(100_000).decode(hpack.encode(pairs)) == pairs
+    assert h2_reads(hpack.encode(pairs)) == pairs
+
+
+def h2_reads(block: bytes) -> Headers:
+    import hpack as theirs
+
+    decoder = theirs.Decoder()
+    return [(bytes(field[0]), bytes(field[1])) for field in decoder.decode(block, raw=True)]
+
+
+assert h2.exceptions
