@@ -12,7 +12,7 @@ from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import Name
 from mesh.model.policy import ServicePolicy
 from mesh.model.route import Route
-from mesh.model.snapshot import Kind, Resource, Snapshot, make_snapshot
+from mesh.model.snapshot import Kind, Resource, Snapshot, kind_of, make_snapshot
 from mesh.model.validate import validate_table
 from mesh.model.warnings import table_warnings
 from mesh.model.wire import encode_resource
@@ -72,7 +72,7 @@ def _plan(current: Snapshot, table: Mapping[Key, Resource], asked: Iterable[Key]
     if size > MAX_TABLE_BYTES:
         raise InvalidError([Violation("", f"the table would have {size} bytes, at most {MAX_TABLE_BYTES} are taken")])
     changes = tuple(Change(*key, _action(before.get(key), table.get(key))) for key in asked)
-    touched = [name for kind, name in asked if kind is Kind.ROUTE and (kind, name) in table]
+    touched = [key for key in asked if key[0] is not Kind.SERVICE_POLICY and key in table]
     snapshot = make_snapshot(current.id.epoch, current.id.version + 1, table.values())
     warnings = table_warnings((resource.value for resource in table.values()), touched)
     return Plan(snapshot, changes, tuple(warnings))
@@ -95,7 +95,7 @@ def _resource(value: Route | ServicePolicy, before: Resource | None, now_unix_s:
 
 
 def _key(value: Route | ServicePolicy) -> Key:
-    return (Kind.ROUTE if isinstance(value, Route) else Kind.SERVICE_POLICY, value.name)
+    return (kind_of(value), value.name)
 
 
 def _by_key(snapshot: Snapshot) -> dict[Key, Resource]:

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from mesh.http.grpc import GrpcCall, is_grpc_type
 from mesh.http.headers import Fields
-from mesh.http.message import KNOWN_REQUEST_FIELDS, RequestHead
+from mesh.http.message import HTTP2, KNOWN_REQUEST_FIELDS, RequestHead
 from mesh.model.gateway_api import to_document
 from mesh.telemetry.exposition import CONTENT_TYPE
 from proxy.clusters import clusters_page
@@ -193,6 +194,8 @@ class AdminServer:
             Fields([h for h in headers if h[0] not in KNOWN_REQUEST_FIELDS]),
             {name: value for name, value in headers if name in KNOWN_REQUEST_FIELDS},
         )
+        if is_grpc_type(head.header(b"content-type") or b""):
+            head.version, head.grpc = HTTP2, GrpcCall()
         plane, pool = self._sidecar.plane, self._sidecar.pool
         error = await plane.look_up_for(head.authority)
         answer = why(plane, head)

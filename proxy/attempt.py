@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mesh.http.grpc import pushback_s, status_in
 from mesh.http.headers import Headers
 from mesh.http.message import ResponseHead
 from mesh.http.outcome import PerTryTimeout, ProxyError
@@ -37,6 +38,7 @@ class Attempt:
         "http2",
         "is_committed",
         "is_detached",
+        "is_held",
         "method",
         "pieces",
         "reused",
@@ -64,11 +66,28 @@ class Attempt:
         self.ended = False
         self.is_committed = False
         self.is_detached = False
+        self.is_held = False
+        """Its head is there, and the exchange waits for what comes next."""
         self.reused = False
         self.http2 = False
         """It is made over HTTP/2."""
         self.wants_fresh = False
         self.span_id = b""
+
+    @property
+    def grpc_status(self) -> int | None:
+        """What gRPC's status says of a whole answer, in its trailers or, where it has no body, in its head."""
+        if not self.ended or self.head is None:
+            return None
+        status = status_in(self.trailers)
+        return status_in(self.head.headers) if status is None else status
+
+    @property
+    def pushback_s(self) -> float | None:
+        """How long a gRPC server wants to be left alone before a retry; see ``pushback_s``."""
+        if self.head is None or self.exchange.request.grpc is None:
+            return None
+        return pushback_s(self.trailers or self.head.headers)
 
     def on_stream(self, stream: UpstreamStream) -> None:
         """A connection is there."""
@@ -102,6 +121,8 @@ class Attempt:
             self.exchange.downstream.send_data(piece)
         else:
             self.pieces.append(piece)
+            if self.is_held:
+                self.exchange.post(self)
             if self.body_bytes > HELD_BYTES and self.stream is not None:
                 self.stream.pause()
 
@@ -109,11 +130,12 @@ class Attempt:
         """The answer is complete; its connection is no longer this attempt's."""
         self.ended = True
         self.stream = None
+        self.trailers = trailers
         if self.is_committed:
             self.exchange.downstream.send_end(trailers)
             self.exchange.post(self)
-        else:
-            self.trailers = trailers
+        elif self.is_held:
+            self.exchange.post(self)
 
     def on_error(self, error: ProxyError) -> None:
         """It failed, at any point; nothing else follows."""

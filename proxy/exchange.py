@@ -9,13 +9,16 @@ another costs every resumption again; what few do is a step of its own. No line 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Generator
 from typing import TYPE_CHECKING, TypeAlias
 
+from mesh.http.grpc import FAILURES, PREVIOUS_ATTEMPTS, GrpcCall, Status, format_timeout
 from mesh.http.headers import Headers
 from mesh.http.message import HTTP2, IDEMPOTENT_METHODS, RequestHead, ResponseHead
 from mesh.http.outcome import (
+    ClientGone,
     DiscoveryUnavailable,
     ExchangeTimeout,
     InternalError,
@@ -31,7 +34,7 @@ from mesh.http.outcome import (
 from mesh.http.trace_context import Trace
 from mesh.model.name import Name
 from proxy.attempt import Attempt
-from proxy.local_answer import LocalAnswer
+from proxy.local_answer import LocalAnswer, grpc_status_fields
 
 if TYPE_CHECKING:
     from proxy.dataplane import DataPlane
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STALE_CONNECTION = "stale-connection"
+HELD_HEAD_S = 0.1  # a unary call that fails sends head and trailers together; a stream's caller waits no longer
 
 Steps: TypeAlias = Generator[None, None, None]
 """What a generator of the request path is: it yields to wait, and looks again when it is resumed."""
@@ -67,6 +71,7 @@ class Exchange:
         "downstream",
         "error",
         "flag",
+        "grpc_status",
         "listener",
         "plane",
         "request",
@@ -94,6 +99,8 @@ class Exchange:
         self.attempt: Attempt | None = None
         self.answered = False
         self.status = 0
+        self.grpc_status: int | None = None
+        """Of a gRPC call that is over: its answer's, or what our error is to its caller."""
         self.flag = ""
         self.error: ProxyError | None = None
         self.retries = 0
@@ -116,8 +123,8 @@ class Exchange:
             if isinstance(found, Name):
                 found = yield from self._looked_up(found)  # NoRoute 404 NR, DiscoveryUnavailable 503 NC
             rule = self.rule = found
-            if rule.timeout_s:
-                self.deadline_s = self.started_s + rule.timeout_s
+            if rule.timeout_s or (request.grpc is not None and request.grpc.timeout_s):
+                self.deadline_s = self.started_s + self._limit_s(rule)
                 plane.deadlines.add(self, self.started_s)  # ExchangeTimeout 504 UT is thrown in from here on
             backend = rule.split.only or rule.split.choose(plane.random)
             if backend is None:
@@ -135,7 +142,7 @@ class Exchange:
 
             # Try endpoints until an answer stands.
             certain = request.method not in IDEMPOTENT_METHODS and not request.is_idempotent
-            skip_pool = False
+            skip_pool = is_graded_at_end = False
             tried: tuple[UpstreamEndpoint, ...] = ()
             head: ResponseHead | None
             while True:
@@ -159,6 +166,8 @@ class Exchange:
                         now = plane.clock()
                         attempt.deadline_s = now + rule.per_try_s
                         plane.deadlines.add(attempt, now)
+                    if request.grpc is not None:
+                        self._add_grpc_fields(request.grpc, attempt, added)
                     if body is None:
                         stream.start(attempt, request, added, b"", ended=True)
                     else:
@@ -166,6 +175,8 @@ class Exchange:
                         body.attach(stream)
                     while attempt.head is None and attempt.error is None:
                         yield
+                    if rule.holds_heads and request.grpc is not None:
+                        yield from self._outcome_known(attempt)
                 head = attempt.head
                 if plane.times_answers:
                     attempt.answered_s = plane.clock()
@@ -175,8 +186,12 @@ class Exchange:
                     and head.status < _FAILURES
                     and head.status not in rule.retry.codes
                     and not head.not_sent
+                    and (request.grpc is None or _may_stand(rule, attempt))
                 ):
-                    endpoint.outlier.consecutive_failures = 0
+                    if request.grpc is None:
+                        endpoint.outlier.consecutive_failures = 0
+                    else:
+                        is_graded_at_end = True  # its status follows in the trailers
                     break
                 reason = self._retry_reason(rule, cluster, attempt, tried)
                 if reason is None:
@@ -191,7 +206,7 @@ class Exchange:
                 else:
                     self.retries += 1
                     tried += (endpoint,)
-                    yield from self._backoff(rule.retry.wait_s(self.retries, plane.random))
+                    yield from self._backoff(self._wait_s(rule, attempt))
 
             # Commit to the answer and see it through to its end.
             listener.finish_head(self, attempt, head)
@@ -204,6 +219,8 @@ class Exchange:
                     yield
                     if attempt.error is not None:
                         raise attempt.error  # UpstreamReset 503 UC, PerTryTimeout 504 UT: the answer breaks off
+            if is_graded_at_end:
+                service.record(attempt.endpoint, head, attempt.grpc_status)
         except LocalAnswer as local:
             self._answer_locally(local)
         except ProxyError as error:
@@ -215,6 +232,46 @@ class Exchange:
             if usage is not None:
                 usage.requests -= 1
             self._end()
+
+    # --- what gRPC asks for besides ---------------------------------------------------------------------------------
+
+    def _limit_s(self, rule: CompiledRule) -> float:
+        """How long the whole exchange may take: by its rule, and by its caller's own deadline."""
+        call = self.request.grpc
+        return min(limit for limit in (rule.timeout_s, call.timeout_s if call is not None else 0.0) if limit)
+
+    def _add_grpc_fields(self, call: GrpcCall, attempt: Attempt, added: list[bytes]) -> None:
+        """What is left of the caller's time for this attempt, and how many came before it (gRPC A6)."""
+        if call.timeout_s:
+            until_s = min(self.deadline_s, attempt.deadline_s or self.deadline_s)
+            added.append(b"grpc-timeout: " + format_timeout(until_s - self.plane.clock()))
+        before = call.previous_attempts + self.retries
+        if before:
+            added.append(b"%b: %d" % (PREVIOUS_ATTEMPTS, before))
+
+    def _outcome_known(self, attempt: Attempt) -> Steps:
+        """Hold a call's head until its first message, its trailers or 100 ms: a failing unary call has no message.
+
+        Only where the call could be made again. A server that sends its head and then thinks costs those 100 ms once.
+        """
+        body = self.body
+        if attempt.head is None or not (body is None or (body.ended and body.is_replayable)):
+            return
+        attempt.is_held = True
+        over, timer = self._wake_after(HELD_HEAD_S)
+        try:
+            while not (attempt.ended or attempt.pieces or attempt.error or over[0]):
+                yield
+        finally:
+            timer.cancel()
+            attempt.is_held = False
+
+    def _break_off(self, error: ProxyError) -> None:
+        """An answer that has begun cannot be whole any more."""
+        if self.request.grpc is not None and error.__class__ is not ClientGone:
+            self.downstream.send_end(grpc_status_fields(error))  # gRPC has a place for it: the trailers
+        else:
+            self.downstream.abort()
 
     # --- steps of it that are rarely taken --------------------------------------------------------------------------
 
@@ -263,9 +320,23 @@ class Exchange:
         while attempt.stream is None and attempt.error is None:
             yield
 
+    def _wait_s(self, rule: CompiledRule, attempt: Attempt) -> float:
+        """Before the next try; a gRPC server may say it itself."""
+        pushback_s = attempt.pushback_s
+        return rule.retry.wait_s(self.retries, self.plane.random) if pushback_s is None else pushback_s
+
     def _backoff(self, wait_s: float) -> Steps:
         if wait_s <= 0.0:
             return
+        over, timer = self._wake_after(wait_s)
+        try:
+            while not over[0]:
+                yield
+        finally:
+            timer.cancel()
+
+    def _wake_after(self, wait_s: float) -> tuple[list[bool], asyncio.TimerHandle]:
+        """A timer that resumes us, and whether it has."""
         over = [False]
 
         def wake() -> None:
@@ -273,12 +344,7 @@ class Exchange:
             self.post(_WAKE)
             self.plane.trampoline.drain()
 
-        timer = self.plane.call_later(wait_s, wake)
-        try:
-            while not over[0]:
-                yield
-        finally:
-            timer.cancel()
+        return over, self.plane.call_later(wait_s, wake)
 
     def _retry_reason(
         self, rule: CompiledRule, cluster: Cluster, attempt: Attempt, tried: tuple[UpstreamEndpoint, ...]
@@ -286,13 +352,21 @@ class Exchange:
         """Why to try again; None where the outcome stands, with the response flag set if retries were used up."""
         outcome = attempt.error or attempt.head
         assert outcome is not None  # noqa: S101 - called with the outcome of an attempt
+        grpc_status: int | None = None
         idempotent = self.request.is_idempotent
         if isinstance(outcome, UpstreamReset) and attempt.reused and self._may_send_again(idempotent=idempotent):
             return STALE_CONNECTION
-        cluster.service.record(attempt.endpoint, outcome)
-        reason = rule.retry.reason(outcome, idempotent=idempotent)
+        if self.request.grpc is not None:
+            if attempt.error is not None:
+                grpc_status = int(attempt.error.grpc_status)
+            elif not attempt.pieces:
+                grpc_status = attempt.grpc_status
+        cluster.service.record(attempt.endpoint, outcome, grpc_status)
+        reason = rule.retry.reason(outcome, idempotent=idempotent, grpc_status=grpc_status)
         if reason is None or not self._may_send_again(idempotent=True):
             return None
+        if attempt.pushback_s is not None and attempt.pushback_s < 0.0:
+            return None  # the server wants no retry
         if (
             attempt.error is None
             and not rule.retry.repeats_on_same
@@ -332,10 +406,12 @@ class Exchange:
         self.error = error
         self.flag = self.flag or error.flag
         if self.answered:
-            self.downstream.abort()
+            self._break_off(error)
         else:
             self.answered = True
             self.status = error.http_status
+            if self.request.grpc is not None and error.__class__ is not ClientGone:
+                self.status = 200  # the outcome stands in gRPC's status
             self.listener.refuse(self, error)
 
     def _answer_locally(self, local: LocalAnswer) -> None:
@@ -347,6 +423,8 @@ class Exchange:
         """Give everything back. Never awaits."""
         self._steps = None
         attempt, body = self.attempt, self.body
+        if self.request.grpc is not None:
+            self.grpc_status = self._final_grpc_status(attempt)
         if attempt is not None:
             attempt.endpoint.active -= 1
             if not attempt.ended or attempt.error is not None:
@@ -363,6 +441,12 @@ class Exchange:
         finally:
             self.attempt = None  # an attempt knows its exchange: without the cycle both are freed here, not by the gc
             self.downstream.exchange_done(request_ended=body is None or body.ended)
+
+    def _final_grpc_status(self, attempt: Attempt | None) -> int:
+        if self.error is not None:
+            return int(self.error.grpc_status)
+        status = None if attempt is None else attempt.grpc_status
+        return int(Status.UNKNOWN) if status is None else status
 
     # --- what the shells and timers call ----------------------------------------------------------------------------
 
@@ -392,9 +476,12 @@ class Exchange:
             logger.exception("bug at the end of an exchange")
 
     def on_deadline(self) -> None:
-        """``timeouts.request`` has passed."""
-        limit = self.rule.timeout_s if self.rule else 0.0
-        self.post(ExchangeTimeout(f"no complete answer within timeouts.request ({limit:g} s)"))
+        """``timeouts.request`` has passed, or the caller's own deadline."""
+        rule, call = self.rule, self.request.grpc
+        limit, whose = rule.timeout_s if rule else 0.0, "timeouts.request"
+        if call is not None and call.timeout_s and not 0.0 < limit <= call.timeout_s:
+            limit, whose = call.timeout_s, "the caller's grpc-timeout"
+        self.post(ExchangeTimeout(f"no complete answer within {whose} ({limit:g} s)"))
 
     def on_informational(self, head: ResponseHead) -> None:
         """An endpoint sent a 1xx answer."""
@@ -419,6 +506,12 @@ class Exchange:
     def request_trailers(self) -> Headers:
         """The trailers the client sent with its body."""
         return [] if self.body is None else self.body.trailers
+
+
+def _may_stand(rule: CompiledRule, attempt: Attempt) -> bool:
+    """Tell whether a call's answer says nothing, so far, for which it might be made again."""
+    status = None if attempt.pieces else attempt.grpc_status
+    return status is None or not (status in FAILURES or status in rule.retry.grpc_codes)
 
 
 def _nothing_to_choose(rule: CompiledRule) -> ProxyError:

@@ -113,9 +113,11 @@ class Listener(ABC):
 
     def refuse(self, exchange: Exchange, error: ProxyError) -> None:
         """Answer in the mesh's name: status, Proxy-Status with the response flag, and one line what to do."""
-        head, pieces = grpc_answer(error) if exchange.request.is_grpc else _refusal(error)
-        if exchange.request.is_grpc:
+        if exchange.request.grpc is not None:
+            head, pieces = grpc_answer(error)
             head.fields.append(b"proxy-status", proxy_status(error))
+        else:
+            head, pieces = _refusal(error)
         self.finish_refusal(exchange, error, head)
         if error.closes:
             exchange.downstream.close_after()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from mesh.http.headers import Fields
+from mesh.http.headers import Fields, Headers
 from mesh.http.message import ResponseHead
 from mesh.http.outcome import ProxyError
 
@@ -23,13 +23,13 @@ class LocalAnswer(Exception):
 
 def grpc_answer(error: ProxyError) -> tuple[ResponseHead, list[bytes]]:
     """The same for a gRPC caller: the outcome stands in ``grpc-status``, and there is nothing else (trailers only)."""
+    return ResponseHead(200, Fields([(b"content-type", b"application/grpc"), *grpc_status_fields(error)])), []
+
+
+def grpc_status_fields(error: ProxyError) -> Headers:
+    """An error as gRPC's status, which stands in the trailers."""
     message = quote(f"sidemesh: {error.flag}: {error.message}", safe=_GRPC_SAFE).encode()
-    fields = Fields([
-        (b"content-type", b"application/grpc"),
-        (b"grpc-status", b"%d" % error.grpc_status),
-        (b"grpc-message", message),
-    ])  # fmt: skip
-    return ResponseHead(200, fields), []
+    return [(b"grpc-status", b"%d" % error.grpc_status), (b"grpc-message", message)]
 
 
 def text_answer(status: int, text: str) -> tuple[ResponseHead, list[bytes]]:

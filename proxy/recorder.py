@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LOCAL = "(local)"  # no DNS label: the local program is no service of the mesh's names
 INBOUND = "inbound"
+GRPC = "grpc"  # Istio's request_protocol
 UNKNOWN = "unknown"  # Istio's word for an end it knows nothing of
 MAX_SERIES = 1000
 MAX_STATE_BYTES = 512  # W3C Trace Context §3.3.1.5: at least so much is to be carried; a cut one would be malformed
@@ -71,7 +72,7 @@ class Recorder:
         self.service = service
         self.version = version
         self.budget = CellBudget()
-        self.series: dict[tuple[Name | None, str | None], RequestSeries] = {}
+        self.series: dict[tuple[Name | None, str | None, str], RequestSeries] = {}
         self.retries: Counter[str] = Counter()
         self.ejections_of: Counter[str] = Counter()
         self.budget_exhausted_of: Counter[str] = Counter()
@@ -110,14 +111,15 @@ class Recorder:
             if cell is not other
         ]
 
-    def series_for(self, service: Name | None, subset: str | None) -> RequestSeries:
+    def series_for(self, service: Name | None, subset: str | None, protocol: str = "http") -> RequestSeries:
         """The cells of requests to that service; the same each time. None: it was refused before it had one."""
-        series = self.series.get((service, subset))
+        key = (service, subset, protocol)
+        series = self.series.get(key)
         if series is None:
             if len(self.series) >= MAX_SERIES:
                 self.budget.other = self.budget.other or RequestCell()
                 return _Beyond(self._other.labels, self.budget)
-            series = self.series[service, subset] = RequestSeries(self._labels(service, subset), self.budget)
+            series = self.series[key] = RequestSeries(self._labels(service, subset, protocol), self.budget)
         return series
 
     # --- the request path -------------------------------------------------------------------------------------------
@@ -125,8 +127,10 @@ class Recorder:
     def record(self, exchange: Exchange) -> None:
         """An exchange is over."""
         ended_s = time.monotonic()
-        cluster, attempt, body = exchange.cluster, exchange.attempt, exchange.body
-        if cluster is not None:
+        cluster, attempt, body, status = exchange.cluster, exchange.attempt, exchange.body, exchange.status
+        if exchange.grpc_status is not None:
+            series, status = self._grpc_series(exchange), exchange.grpc_status
+        elif cluster is not None:
             series = cluster.series
         elif exchange.error is None:
             self.health_answers += 1
@@ -134,7 +138,7 @@ class Recorder:
         else:
             series = self.series_for(None, INBOUND if exchange.listener.name == INBOUND else None)
         series.record(
-            exchange.status,
+            status,
             exchange.flag,
             (ended_s - exchange.started_s) * 1000.0,
             0 if body is None else body.received,
@@ -177,6 +181,13 @@ class Recorder:
         self.budget_exhausted_of[str(cluster.service.name)] += 1
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _grpc_series(self, exchange: Exchange) -> RequestSeries:
+        """Of gRPC calls; their cells' statuses are gRPC's."""
+        cluster = exchange.cluster
+        if cluster is None:
+            return self.series_for(None, INBOUND if exchange.listener.name == INBOUND else None, GRPC)
+        return self.series_for(cluster.service.name, cluster.subset, GRPC)
 
     def _tell_server(self, exchange: Exchange, ended_s: float) -> None:
         assert self._add_span is not None  # noqa: S101 - the caller has looked
@@ -303,7 +314,7 @@ class Recorder:
             )
         )
 
-    def _labels(self, service: Name | None, subset: str | None) -> dict[str, str]:
+    def _labels(self, service: Name | None, subset: str | None, protocol: str) -> dict[str, str]:
         """Istio's labels, all but those of the answer. Without identities the caller of an inbound call is unknown."""
         own = _end(self.service, self.version)
         nobody = dict.fromkeys(own, UNKNOWN)
@@ -319,7 +330,7 @@ class Recorder:
         labels["destination_service"] = UNKNOWN if service is None else f"{service.name}.{service.namespace}"
         labels["destination_service_name"] = UNKNOWN if service is None else service.name
         labels["destination_service_namespace"] = UNKNOWN if service is None else service.namespace
-        labels["request_protocol"] = "http"
+        labels["request_protocol"] = protocol
         # Istio's words: the source cannot tell, the destination saw no TLS.
         labels["connection_security_policy"] = UNKNOWN if reporter == "source" else "none"
         return labels

@@ -51,12 +51,17 @@ def pieces(sidecar: Sidecar) -> Iterator[str]:
 def _request_cells(sidecar: Sidecar) -> list[tuple[str, RequestCell]]:
     recorder = sidecar.recorder
     cells = [
-        (f'{series.text},response_code="{status}",response_flags="{escape(flag) or "-"}"', cell)
+        (f'{series.text},{_outcome(status)},response_flags="{escape(flag) or "-"}"', cell)
         for series, status, flag, cell in recorder.cells()
     ]
     if recorder.budget.other is not None:
         cells.append((OTHER_LABELS, recorder.budget.other))
     return cells
+
+
+def _outcome(status: int) -> str:
+    """The labels of an HTTP status, or of a gRPC one, which is below 100 and travels with 200."""
+    return f'response_code="{status}"' if status >= 100 else f'response_code="200",grpc_response_status="{status}"'
 
 
 def _samples(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:

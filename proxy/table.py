@@ -37,7 +37,18 @@ class Backend:
 class CompiledRule:
     """One rule of one route, ready for the request path. ``route`` is None where no route holds: straight through."""
 
-    __slots__ = ("backends", "index", "label", "passes_to", "per_try_s", "retry", "route", "split", "timeout_s")
+    __slots__ = (
+        "backends",
+        "holds_heads",
+        "index",
+        "label",
+        "passes_to",
+        "per_try_s",
+        "retry",
+        "route",
+        "split",
+        "timeout_s",
+    )
 
     def __init__(self, rule: Rule, backends: list[Backend], route: Route | None = None, index: int = 0) -> None:
         """``backends`` in the order of ``rule.backend_refs``."""
@@ -49,6 +60,8 @@ class CompiledRule:
         """The service itself, where no route holds."""
         self.split = Split(backends, [b.ref.weight for b in backends])
         self.retry = RetryRule(rule.retry)
+        self.holds_heads = bool(self.retry.grpc_codes)
+        """A call's status may stand in its trailers: see whether they are next before its head is passed on."""
         self.timeout_s = rule.timeouts.request_s or 0.0
         self.per_try_s = rule.timeouts.backend_request_s or 0.0
 

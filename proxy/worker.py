@@ -105,13 +105,13 @@ class Deltas:
     def take(self) -> Report:
         """The report; gauges are the caller's to add."""
         report, recorder = Report(), self._recorder
-        for (service, subset), series in recorder.series.items():
+        for (service, subset, protocol), series in recorder.series.items():
             for (status, flag), cell in series.cells.items():
                 now = _numbers(cell)
                 key = (id(series), status, flag)
                 before = self._told_cells.get(key)
                 if before is None or before[0] != now[0]:
-                    report.cells[service, subset, status, flag] = _minus(now, before)
+                    report.cells[service, subset, protocol, status, flag] = _minus(now, before)
                     self._told_cells[key] = now
         totals = {("retries", reason): n for reason, n in recorder.retries.items()}
         totals |= {("ejections", service): n for service, n in recorder.ejections_of.items()}

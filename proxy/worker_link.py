@@ -58,8 +58,8 @@ class Link:
                 await self._writer.wait_closed()
 
 
-CellKey = tuple[Name | None, str | None, int, str]
-"""(service, subset, status, flag) of a request cell."""
+CellKey = tuple[Name | None, str | None, str, int, str]
+"""(service, subset, protocol, status, flag) of a request cell."""
 
 
 @dataclass(slots=True)

@@ -331,8 +331,8 @@ class WorkerPool:
     def _add(self, worker: WorkerHandle, report: Report) -> None:
         worker.gauges, worker.ejected = report.gauges, report.ejected
         recorder = self._plane.recorder
-        for (service, subset, status, flag), numbers in report.cells.items():
-            add_cell(recorder.series_for(service, subset).cell(status, flag), numbers)
+        for (service, subset, protocol, status, flag), numbers in report.cells.items():
+            add_cell(recorder.series_for(service, subset, protocol).cell(status, flag), numbers)
         for (counter, key), count in report.counters.items():
             if counter == "retries":
                 recorder.retries[key] += count

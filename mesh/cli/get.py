@@ -12,7 +12,7 @@ from mesh.model.gateway_api import to_document, to_yaml
 from mesh.model.name import DEFAULT_NAMESPACE
 from mesh.model.policy import ServicePolicy
 from mesh.model.route import Route
-from mesh.model.snapshot import Kind
+from mesh.model.snapshot import Kind, kind_of
 
 
 @click.command(cls=VerbatimCommand)
@@ -25,7 +25,7 @@ from mesh.model.snapshot import Kind
 def command(
     kind: Kind | None, name: str | None, namespace: str, at_version: int | None, output: str, control: str
 ) -> None:
-    """Show routes and policies. KIND is route or policy.
+    """Show routes and policies. KIND is route, grpcroute or policy.
 
     Examples:
       mesh get
@@ -56,7 +56,7 @@ def command(
 def _print(values: list[Route | ServicePolicy]) -> None:
     print_rows(
         [
-            Column("KIND", lambda v: (Kind.ROUTE if isinstance(v, Route) else Kind.SERVICE_POLICY).value),
+            Column("KIND", lambda v: kind_of(v).value),
             Column("NAMESPACE", lambda v: v.name.namespace),
             Column("NAME", lambda v: v.name.name),
             Column(

@@ -41,12 +41,13 @@ _T = TypeVar("_T")
 
 _KINDS: Final = {
     **dict.fromkeys(("route", "routes", "httproute", "httproutes"), Kind.ROUTE),
+    **dict.fromkeys(("grpcroute", "grpcroutes"), Kind.GRPC_ROUTE),
     **dict.fromkeys(("policy", "policies", "servicepolicy", "servicepolicies"), Kind.SERVICE_POLICY),
 }
 
 
 class KindType(click.ParamType[Kind]):
-    """``route`` or ``policy``, in the forms people write."""
+    """``route``, ``grpcroute`` or ``policy``, in the forms people write."""
 
     name = "KIND"
 
@@ -56,7 +57,7 @@ class KindType(click.ParamType[Kind]):
             return value
         kind = _KINDS.get(str(value).lower())
         if kind is None:
-            self.fail(f"{value!r} is no kind; there are route and policy", param, ctx)
+            self.fail(f"{value!r} is no kind; there are route, grpcroute and policy", param, ctx)
         return kind
 
 

@@ -125,7 +125,7 @@ def get(kind: Kind, name: Name) -> Request[Route | ServicePolicy]:
     """One route or policy."""
 
     def read(response: operator_pb2.GetResponse) -> Route | ServicePolicy:
-        return decode_route(response.route) if kind is Kind.ROUTE else decode_policy(response.policy)
+        return decode_policy(response.policy) if kind is Kind.SERVICE_POLICY else decode_route(response.route)
 
     return Request("Get", operator_pb2.GetRequest(kind=encode_kind(kind), name=encode_name(name)), read)
 

@@ -6,6 +6,7 @@ mesh itself reads or writes are taken apart by the codec, so that ``exchange.py`
 
 from __future__ import annotations
 
+from mesh.http.grpc import GrpcCall
 from mesh.http.headers import Fields, Headers
 
 # RFC 9110 §9.2.2.
@@ -45,7 +46,8 @@ class RequestHead:
     ``target`` is path and query as sent, ``authority`` host[:port] as sent. ``known`` holds KNOWN_REQUEST_FIELDS,
     repeated ones joined by ", " (RFC 9110 §5.3); ``fields`` all others. ``content_length`` is None where the body's
     length is not known beforehand; ``has_body`` False means that no body follows at all. ``wants_trailers``: the client
-    of an HTTP/2 request takes trailers (``te: trailers``), which gRPC asks for.
+    of an HTTP/2 request takes trailers (``te: trailers``), which gRPC asks for. ``grpc`` is None unless it is a gRPC
+    call: then its sender reads the outcome from gRPC's status.
     """
 
     __slots__ = (
@@ -53,6 +55,7 @@ class RequestHead:
         "content_length",
         "expects_continue",
         "fields",
+        "grpc",
         "has_body",
         "known",
         "method",
@@ -74,6 +77,7 @@ class RequestHead:
         self.has_body = False
         self.expects_continue = False
         self.wants_trailers = False
+        self.grpc: GrpcCall | None = None
         self.version = b"1.1"
 
     @property
@@ -85,11 +89,6 @@ class RequestHead:
         """The first value of the field ``name`` (lower case), wherever it is kept."""
         value = self.known.get(name)
         return self.fields.get(name) if value is None else value
-
-    @property
-    def is_grpc(self) -> bool:
-        """Its sender reads the outcome from gRPC's status (gRPC over HTTP/2)."""
-        return self.version == HTTP2 and (self.fields.get(b"content-type") or b"").startswith(b"application/grpc")
 
     @property
     def is_idempotent(self) -> bool:

@@ -47,13 +47,26 @@ class ValueMatch:
 
 
 @dataclass(frozen=True, slots=True)
+class MethodMatch:
+    """A condition on a gRPC call: its full service name, its method. None means every one."""
+
+    service: str | None = None
+    method: str | None = None
+    type: ValueType = ValueType.EXACT
+
+
+@dataclass(frozen=True, slots=True)
 class RouteMatch:
-    """Conditions that must all hold. ``method`` None means every method."""
+    """Conditions that must all hold. ``method`` None means every method.
+
+    A GRPCRoute's match has ``grpc`` and headers, and takes gRPC calls only; an HTTPRoute's has no ``grpc``.
+    """
 
     path: PathMatch = PathMatch()
     headers: tuple[ValueMatch, ...] = ()
     query_params: tuple[ValueMatch, ...] = ()
     method: str | None = None
+    grpc: MethodMatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +98,14 @@ class Timeouts:
 class Retry:
     """An explicit retry stanza: these ``codes``, for every method; ``attempts`` are extra tries.
 
+    ``grpc_codes`` are gRPC statuses, of a GRPCRoute's rule; it has no ``codes``.
     ``backoff_s`` is the shortest wait before a retry; None leaves it to the default (full jitter, at most 250 ms).
     """
 
     codes: tuple[int, ...] = ()
     attempts: int = 1
     backoff_s: float | None = None
+    grpc_codes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +129,13 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One HTTPRoute. ``created_unix_s`` breaks ties between routes: the older one wins."""
+    """One HTTPRoute, or GRPCRoute. ``created_unix_s`` breaks ties between routes: the older one wins."""
 
     name: Name
     parents: tuple[Parent, ...]
     rules: tuple[Rule, ...]
     created_unix_s: float = 0.0
+    is_grpc: bool = False
 
     def rule_label(self, index: int) -> str:
         """The rule's name, or its index where it has none: what operators call it."""

@@ -16,7 +16,15 @@ class Kind(Enum):
     """Kinds of resources; the values are the words operators write."""
 
     ROUTE = "HTTPRoute"
+    GRPC_ROUTE = "GRPCRoute"
     SERVICE_POLICY = "ServicePolicy"
+
+
+def kind_of(value: Route | ServicePolicy) -> Kind:
+    """The kind of a resource."""
+    if isinstance(value, Route):
+        return Kind.GRPC_ROUTE if value.is_grpc else Kind.ROUTE
+    return Kind.SERVICE_POLICY
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Final
 
+from mesh.http.grpc import Status
 from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import Name, is_label
 from mesh.model.policy import ServicePolicy
@@ -19,6 +20,7 @@ from mesh.model.regex import RegexError, compile_regex
 from mesh.model.route import (
     MAX_WEIGHT,
     BackendRef,
+    MethodMatch,
     PathMatch,
     PathType,
     Retry,
@@ -29,6 +31,7 @@ from mesh.model.route import (
     ValueMatch,
     ValueType,
 )
+from mesh.model.snapshot import kind_of
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 
@@ -55,6 +58,9 @@ MAX_EJECTION_S: Final = 86_400.0  # ours
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
 _PATH: Final = re.compile(r"(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|%[0-9a-fA-F]{2})+")  # HTTPPathMatch's own pattern
+# GRPCMethodMatch's own patterns; a service's name has its package before it.
+_GRPC_SERVICE: Final = re.compile(r"(?i)\.?[a-z_][a-z_0-9]*(\.[a-z_][a-z_0-9]*)*")
+_GRPC_METHOD: Final = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 _SECTION_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 # Ours: wide enough for versions such as 1.2.0-rc1, narrow enough for command lines and metric labels.
 _SUBSET: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -101,7 +107,7 @@ def validate_table(values: Iterable[Route | ServicePolicy]) -> None:
 
 def resource_label(value: Route | ServicePolicy) -> str:
     """``HTTPRoute/reviews``, as reports name a resource."""
-    return f"{'HTTPRoute' if isinstance(value, Route) else 'ServicePolicy'}/{value.name}"
+    return f"{kind_of(value).value}/{value.name}"
 
 
 # --- routes -----------------------------------------------------------------------------------------------------
@@ -132,6 +138,18 @@ def _route(route: Route) -> Iterator[Violation]:
         if rule.name and names[rule.name] > 1:
             yield Violation(f"rules[{i}].name", f"{rule.name!r} names another rule of this route too")
         yield from _rule(rule, f"rules[{i}]")
+        yield from _of_one_kind(rule, f"rules[{i}]", is_grpc=route.is_grpc)
+
+
+def _of_one_kind(rule: Rule, at: str, *, is_grpc: bool) -> Iterator[Violation]:
+    """What the two kinds of routes do not share; no document can say it, a message can."""
+    for i, match in enumerate(rule.matches):
+        if (match.grpc is not None) is not is_grpc:
+            yield Violation(f"{at}.matches[{i}]", f"is no match of {'a GRPCRoute' if is_grpc else 'an HTTPRoute'}")
+        elif is_grpc and (match.path != PathMatch() or match.query_params or match.method is not None):
+            yield Violation(f"{at}.matches[{i}]", "has what a GRPCRoute cannot match by; it has method and headers")
+    if rule.retry is not None and (rule.retry.codes if is_grpc else rule.retry.grpc_codes):
+        yield Violation(f"{at}.retry.codes", f"are {'HTTP codes in a GRPCRoute' if is_grpc else 'gRPC statuses'}")
 
 
 def _rule(rule: Rule, at: str) -> Iterator[Violation]:
@@ -150,6 +168,8 @@ def _rule(rule: Rule, at: str) -> Iterator[Violation]:
 
 
 def _match(match: RouteMatch, at: str) -> Iterator[Violation]:
+    if match.grpc is not None:
+        yield from _grpc_method(match.grpc, f"{at}.method")
     yield from _path(match.path, f"{at}.path.value")
     if match.method is not None and match.method not in METHODS:
         yield Violation(f"{at}.method", f"{match.method!r} is none of {', '.join(METHODS)}")
@@ -168,6 +188,19 @@ def _match(match: RouteMatch, at: str) -> Iterator[Violation]:
                 yield Violation(f"{here}.name", f"{condition.name!r} stands here twice; only the first would count")
             if key == "headers" and condition.type is ValueType.EXACT and not _FIELD_VALUE.fullmatch(condition.value):
                 yield Violation(f"{here}.value", f"{condition.value!r} is no header value; no request can carry it")
+
+
+def _grpc_method(match: MethodMatch, at: str) -> Iterator[Violation]:
+    for key, value, pattern in (
+        ("service", match.service, _GRPC_SERVICE),
+        ("method", match.method, _GRPC_METHOD),
+    ):
+        if value is None:
+            continue
+        if match.type is ValueType.REGULAR_EXPRESSION:
+            yield from _regex(value, f"{at}.{key}")
+        elif len(value) > MAX_PATH or not pattern.fullmatch(value):
+            yield Violation(f"{at}.{key}", f"{value!r} is no name of a gRPC {key}")
 
 
 def _path(path: PathMatch, at: str) -> Iterator[Violation]:
@@ -228,6 +261,10 @@ def _retry(retry: Retry, at: str) -> Iterator[Violation]:
     for i, code in enumerate(retry.codes):
         yield from _range(code, f"{at}.codes[{i}]", 400, 599)
         if code in retry.codes[:i]:
+            yield Violation(f"{at}.codes[{i}]", f"{code} stands here twice")
+    for i, code in enumerate(retry.grpc_codes):
+        yield from _range(code, f"{at}.codes[{i}]", 1, max(Status))
+        if code in retry.grpc_codes[:i]:
             yield Violation(f"{at}.codes[{i}]", f"{code} stands here twice")
     yield from _range(retry.attempts, f"{at}.attempts", 0, MAX_RETRY_ATTEMPTS)
     if retry.backoff_s:  # zero is sound: repeat at once

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from mesh.model.name import Name
 from mesh.model.policy import ServicePolicy
 from mesh.model.route import Parent, Route, RouteMatch
+from mesh.model.snapshot import Kind, kind_of
 from mesh.model.validate import resource_label
 
 _UNSAFE_METHODS = ("POST", "PATCH")
@@ -43,7 +44,7 @@ def warnings_of(value: Route, policies: Mapping[Name, ServicePolicy]) -> Iterato
             first_at.setdefault(match, f"rule {value.rule_label(i)}")
 
 
-def table_warnings(values: Iterable[Route | ServicePolicy], changed: Iterable[Name]) -> list[str]:
+def table_warnings(values: Iterable[Route | ServicePolicy], changed: Iterable[tuple[Kind, Name]]) -> list[str]:
     """What to know about the routes called ``changed``, alone and beside the rest of the table."""
     everything = list(values)
     policies = {value.name: value for value in everything if isinstance(value, ServicePolicy)}
@@ -51,7 +52,7 @@ def table_warnings(values: Iterable[Route | ServicePolicy], changed: Iterable[Na
     wanted = set(changed)
     found: list[str] = []
     for route in routes:
-        if route.name in wanted:
+        if (kind_of(route), route.name) in wanted:
             found += warnings_of(route, policies)
             found += _hidden_by(route, routes)
     return found
@@ -61,7 +62,7 @@ def _hidden_by(route: Route, routes: Iterable[Route]) -> Iterator[str]:
     """Matches that an older route on the same parent has too: there the older one wins (Gateway API precedence)."""
     mine = _conditions(route)
     for other in routes:
-        if other.name == route.name:
+        if other is route:
             continue
         shared = mine & _conditions(other)
         if shared:

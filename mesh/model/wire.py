@@ -17,7 +17,7 @@ from mesh.model.name import Name
 from mesh.model.policy import ServicePolicy
 from mesh.model.route import Route
 from mesh.model.service import Endpoint, Health
-from mesh.model.snapshot import Kind, Resource, Snapshot, body_digest, make_snapshot
+from mesh.model.snapshot import Kind, Resource, Snapshot, body_digest, kind_of, make_snapshot
 from mesh.model.validate import check_table
 from mesh.model.wire_resource import (
     decode_backend_ref,
@@ -76,6 +76,7 @@ _HEALTHS: Final = {
 }
 _KINDS: Final = {
     Kind.ROUTE: discovery_pb2.Resource.KIND_ROUTE,
+    Kind.GRPC_ROUTE: discovery_pb2.Resource.KIND_GRPC_ROUTE,
     Kind.SERVICE_POLICY: discovery_pb2.Resource.KIND_SERVICE_POLICY,
 }
 
@@ -134,25 +135,23 @@ def decode_kind(value: int) -> Kind:
 
 def encode_resource(value: Route | ServicePolicy) -> Resource:
     """The resource of a route or policy: deterministic bytes and their digest."""
-    message: Message
-    if isinstance(value, Route):
-        kind, message = Kind.ROUTE, encode_route(value)
-    else:
-        kind, message = Kind.SERVICE_POLICY, encode_policy(value)
+    message: Message = encode_route(value) if isinstance(value, Route) else encode_policy(value)
     body = message.SerializeToString(deterministic=True)
-    return Resource(kind, value.name, value, body, body_digest(body))
+    return Resource(kind_of(value), value.name, value, body, body_digest(body))
 
 
 def decode_resource(kind: Kind, body: bytes) -> Resource:
     """A resource from its serialised form. Raises InvalidError, the resource's structure named, not yet checked."""
     value: Route | ServicePolicy
     try:
-        if kind is Kind.ROUTE:
-            value = decode_route(resource_pb2.Route.FromString(body))
-        else:
+        if kind is Kind.SERVICE_POLICY:
             value = decode_policy(resource_pb2.ServicePolicy.FromString(body))
+        else:
+            value = decode_route(resource_pb2.Route.FromString(body))
     except DecodeError as error:
         raise InvalidError([Violation("", f"the {kind.value} is no readable protobuf message: {error}")]) from error
+    if kind_of(value) is not kind:
+        raise InvalidError([Violation("kind", f"is {kind.value}, and the body is a {kind_of(value).value}")])
     return Resource(kind, value.name, value, body, body_digest(body))
 
 

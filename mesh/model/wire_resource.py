@@ -12,6 +12,7 @@ from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudget
 from mesh.model.route import (
     DEFAULT_WEIGHT,
     BackendRef,
+    MethodMatch,
     Parent,
     PathMatch,
     PathType,
@@ -57,6 +58,7 @@ def encode_route(route: Route) -> resource_pb2.Route:
     )
     if any(parent.port is not None for parent in route.parents):
         message.parent_ports.extend(parent.port or 0 for parent in route.parents)
+    message.is_grpc = route.is_grpc
     if route.created_unix_s:
         message.created.CopyFrom(encode_timestamp(route.created_unix_s))
     return message
@@ -74,6 +76,7 @@ def _encode_rule(rule: Rule) -> resource_pb2.Rule:
         message.timeouts.backend_request.CopyFrom(encode_duration(rule.timeouts.backend_request_s))
     if rule.retry is not None:
         message.retry.codes.extend(rule.retry.codes)
+        message.retry.grpc_codes.extend(rule.retry.grpc_codes)
         message.retry.attempts = rule.retry.attempts
         if rule.retry.backoff_s is not None:
             message.retry.backoff.CopyFrom(encode_duration(rule.retry.backoff_s))
@@ -81,9 +84,18 @@ def _encode_rule(rule: Rule) -> resource_pb2.Rule:
 
 
 def _encode_match(match: RouteMatch) -> resource_pb2.RouteMatch:
+    headers = [_encode_value_match(header) for header in match.headers]
+    if match.grpc is not None:
+        called = match.grpc
+        return resource_pb2.RouteMatch(
+            headers=headers,
+            grpc=resource_pb2.GrpcMethodMatch(
+                type=_VALUE_TYPES[called.type], service=called.service or "", method=called.method or ""
+            ),
+        )
     return resource_pb2.RouteMatch(
         path=resource_pb2.PathMatch(type=_PATH_TYPES[match.path.type], value=match.path.value),
-        headers=[_encode_value_match(header) for header in match.headers],
+        headers=headers,
         query_params=[_encode_value_match(param) for param in match.query_params],
         method=match.method or "",
     )
@@ -122,19 +134,22 @@ def decode_route(message: resource_pb2.Route) -> Route:
         parents=tuple(
             Parent(decode_name(name), port or None) for name, port in zip(message.parents, ports, strict=True)
         ),
-        rules=tuple(_decode_rule(rule, f"rules[{i}]", problems) for i, rule in enumerate(message.rules)),
+        rules=tuple(
+            _decode_rule(rule, f"rules[{i}]", problems, is_grpc=message.is_grpc) for i, rule in enumerate(message.rules)
+        ),
         created_unix_s=decode_timestamp(message.created),
+        is_grpc=message.is_grpc,
     )
     if problems:
         raise InvalidError(problems)
     return route
 
 
-def _decode_rule(message: resource_pb2.Rule, at: str, problems: list[Violation]) -> Rule:
+def _decode_rule(message: resource_pb2.Rule, at: str, problems: list[Violation], *, is_grpc: bool) -> Rule:
     matches = tuple(_decode_match(m, f"{at}.matches[{i}]", problems) for i, m in enumerate(message.matches))
     retry = message.retry
     return Rule(
-        matches=matches or (RouteMatch(),),
+        matches=matches or (RouteMatch(grpc=MethodMatch() if is_grpc else None),),
         backend_refs=tuple(decode_backend_ref(ref) for ref in message.backend_refs),
         timeouts=Timeouts(
             # Zero switches a timeout off (GEP-1742), as leaving it out does.
@@ -145,6 +160,7 @@ def _decode_rule(message: resource_pb2.Rule, at: str, problems: list[Violation])
             codes=tuple(retry.codes),
             attempts=retry.attempts if retry.HasField("attempts") else 1,
             backoff_s=decode_duration(retry.backoff) if retry.HasField("backoff") else None,
+            grpc_codes=tuple(retry.grpc_codes),
         )
         if message.HasField("retry")
         else None,
@@ -171,7 +187,15 @@ def _decode_match(message: resource_pb2.RouteMatch, at: str, problems: list[Viol
             for i, m in enumerate(message.query_params)
         ),
         method=message.method or None,
+        grpc=_decode_method_match(message.grpc, f"{at}.method", problems) if message.HasField("grpc") else None,
     )
+
+
+def _decode_method_match(message: resource_pb2.GrpcMethodMatch, at: str, problems: list[Violation]) -> MethodMatch:
+    type_ = _VALUE_TYPES_BACK.get(message.type, None if message.type else ValueType.EXACT)
+    if type_ is None:
+        problems.append(Violation(f"{at}.type", unknown_enum(message.type, ValueType)))
+    return MethodMatch(message.service or None, message.method or None, type_ or ValueType.EXACT)
 
 
 def _decode_value_match(message: resource_pb2.ValueMatch, name: str, at: str, problems: list[Violation]) -> ValueMatch:

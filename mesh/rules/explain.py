@@ -36,10 +36,13 @@ def explain_match(matcher: Matcher[T], request: RequestHead) -> list[Verdict[T]]
             else:
                 reason = f"would match, but {winner} comes before it (Gateway API precedence)"
         match = candidate.match
+        call = match.grpc
         shown = " ".join(
             [
                 *([match.method] if match.method else []),
-                f"{match.path.type.value} {match.path.value}",
+                f"{match.path.type.value} {match.path.value}"
+                if call is None
+                else f"gRPC {call.type.value} {call.service or '*'}/{call.method or '*'}",
                 *(f"header {h.name} {h.type.value} {h.value!r}" for h in match.headers),
                 *(f"query {q.name} {q.type.value} {q.value!r}" for q in match.query_params),
             ]

@@ -3,7 +3,8 @@
 Precedence over all rules of all routes of a service (Gateway API, HTTPRouteMatch): Exact path, then regular
 expression (its place is ours to choose: it is more deliberate than a prefix), then the longest prefix; then a
 match with a method, then more headers, then more query parameters, then the older route, then the smaller
-namespace/name, then the earlier rule and match.
+namespace/name, then the earlier rule and match. A gRPC call is first held against the matches of GRPCRoutes: exact
+names, then regular expressions; then the longer service, the longer method, more headers, and so on as above.
 
 Paths are compared as sent, undecoded; dot segments are resolved for the comparison only (RFC 3986 §5.2.4).
 What each choice misses: ``/%61`` does not match ``/a``. A service with routes of which none matches takes nothing:
@@ -20,7 +21,7 @@ from urllib.parse import unquote_to_bytes
 
 from mesh.http.message import RequestHead
 from mesh.model.regex import compile_regex
-from mesh.model.route import PathType, Route, RouteMatch, ValueMatch, ValueType
+from mesh.model.route import MethodMatch, PathMatch, PathType, Route, RouteMatch, ValueMatch, ValueType
 
 T = TypeVar("T")
 
@@ -39,9 +40,21 @@ class Candidate(Generic[T]):
     path_matches: Callable[[bytes], bool]
     order: tuple[object, ...] = field(default=())
 
+    @property
+    def takes_everything(self) -> bool:
+        """There is no HTTP request it does not take."""
+        match = self.match
+        return match.grpc is None and match.path == PathMatch() and not self.conditions
+
     def refusal(self, request: RequestHead, path: bytes) -> str | None:
         """Why this candidate does not take the request, in words; None where it does."""
-        if not self.path_matches(path):
+        called = self.match.grpc
+        if called is not None:
+            if request.grpc is None:
+                return "is no gRPC call (HTTP/2 with content-type application/grpc)"
+            if not self.path_matches(path):
+                return f"call is not {called.type.value} {called.service or '*'}/{called.method or '*'}"
+        elif not self.path_matches(path):
             return f"path is not {self.match.path.type.value} {self.match.path.value}"
         if self.match.method is not None and request.method != self.match.method.encode():
             return f"method is not {self.match.method}"
@@ -58,7 +71,16 @@ class Candidate(Generic[T]):
 class Matcher(Generic[T]):
     """All candidates of one service, in order of precedence. ``match`` is on the request path."""
 
-    __slots__ = ("_by_exact_path", "_catch_all", "_prefix_groups", "_prefix_pattern", "_regexes", "candidates")
+    __slots__ = (
+        "_by_exact_call",
+        "_by_exact_path",
+        "_calls",
+        "_catch_all",
+        "_prefix_groups",
+        "_prefix_pattern",
+        "_regexes",
+        "candidates",
+    )
 
     def __init__(self, rules: Iterable[tuple[Route, int, T]]) -> None:
         """``rules``: (route, index of one of its rules, what to return when that rule takes a request)."""
@@ -69,10 +91,17 @@ class Matcher(Generic[T]):
         )  # fmt: skip
         self._by_exact_path: dict[bytes, list[Candidate[T]]] = {}
         self._regexes: list[Candidate[T]] = []
+        self._by_exact_call: dict[bytes, list[Candidate[T]]] = {}
+        self._calls: list[Candidate[T]] = []
         prefixes: dict[bytes, list[Candidate[T]]] = {}
         for candidate in self.candidates:
-            path = candidate.match.path
-            if path.type is PathType.EXACT:
+            path, call = candidate.match.path, candidate.match.grpc
+            if call is not None:
+                if call.service is not None and call.method is not None and call.type is ValueType.EXACT:
+                    self._by_exact_call.setdefault(f"/{call.service}/{call.method}".encode(), []).append(candidate)
+                else:
+                    self._calls.append(candidate)
+            elif path.type is PathType.EXACT:
                 self._by_exact_path.setdefault(path.value.encode(), []).append(candidate)
             elif path.type is PathType.REGULAR_EXPRESSION:
                 self._regexes.append(candidate)
@@ -83,16 +112,17 @@ class Matcher(Generic[T]):
         self._prefix_groups = [candidates for _, candidates in ordered]
         self._prefix_pattern = re.compile(b"|".join(b"(%b)(?=/|$)" % re.escape(p) for p, _ in ordered) or b"(?!)")
         only = self.candidates[0] if len(self.candidates) == 1 else None
-        self._catch_all = (
-            only if only and only.match.path.type is PathType.PREFIX and only.match.path.value == "/"
-            and not only.conditions else None
-        )  # fmt: skip
+        self._catch_all = only if only and only.takes_everything else None
 
     def match(self, request: RequestHead) -> T | None:
         """The value of the rule that takes ``request``; None where no rule does."""
         if self._catch_all is not None:
             return self._catch_all.value
         path = comparable_path(request.target)
+        if request.grpc is not None:
+            call = _first(self._by_exact_call.get(path, ()), request) or self._first_call(path, request)
+            if call is not None:
+                return call.value
         if self._by_exact_path:
             found = _first(self._by_exact_path.get(path, ()), request)
             if found is not None:
@@ -116,6 +146,12 @@ class Matcher(Generic[T]):
                     if found is not None:
                         break
         return None if found is None else found.value
+
+    def _first_call(self, path: bytes, request: RequestHead) -> Candidate[T] | None:
+        for candidate in self._calls:
+            if candidate.path_matches(path) and all(test(request) for test in candidate.conditions):
+                return candidate
+        return None
 
 
 def comparable_path(target: bytes) -> bytes:
@@ -160,7 +196,12 @@ def _candidate(route: Route, index: int, number: int, match: RouteMatch, value: 
         conditions.append(_method_condition(match.method.encode()))
     conditions.extend(_header_condition(h) for h in match.headers)
     conditions.extend(_query_condition(q) for q in match.query_params)
-    path = match.path
+    path, call = match.path, match.grpc
+    origin = (route.created_unix_s, route.name.namespace, route.name.name, index, number)
+    if call is not None:
+        lengths = (-len(call.service or ""), -len(call.method or ""))
+        order: tuple[object, ...] = (-1, call.type is not ValueType.EXACT, *lengths, -len(match.headers), *origin)
+        return Candidate(route, index, match, value, tuple(conditions), _call_test(call), order)
     kinds = {PathType.EXACT: 0, PathType.REGULAR_EXPRESSION: 1, PathType.PREFIX: 2}
     order = (
         kinds[path.type],
@@ -168,13 +209,29 @@ def _candidate(route: Route, index: int, number: int, match: RouteMatch, value: 
         match.method is None,
         -len(match.headers),
         -len(match.query_params),
-        route.created_unix_s,
-        route.name.namespace,
-        route.name.name,
-        index,
-        number,
+        *origin,
     )
     return Candidate(route, index, match, value, tuple(conditions), _path_test(match), order)
+
+
+def _call_test(call: MethodMatch) -> Callable[[bytes], bool]:
+    """Both parts of ``/package.Service/Method``."""
+    service, method = _name_test(call.service, call.type), _name_test(call.method, call.type)
+
+    def matches(path: bytes) -> bool:
+        before, slash, name = path[1:].rpartition(b"/")
+        return bool(slash) and service(before) and method(name)
+
+    return (lambda _: True) if call.service is call.method is None else matches
+
+
+def _name_test(wanted: str | None, kind: ValueType) -> Callable[[bytes], bool]:
+    if wanted is None:
+        return lambda _: True
+    if kind is ValueType.REGULAR_EXPRESSION:
+        return compile_regex(wanted).fullmatch
+    exact = wanted.encode()
+    return lambda actual: actual == exact
 
 
 def _path_test(match: RouteMatch) -> Callable[[bytes], bool]:

@@ -3,9 +3,10 @@
 Without a stanza: what certainly did not reach a program (no connection, refused, ``x-mesh-not-sent``) is repeated
 for every method; a reset before a response head and 502, 503, 504 only for idempotent methods, since anything else
 replays payments (istio#13851). A stanza's codes hold for every method, as the Gateway API says; 504 then stands for
-our own ``timeouts.backendRequest`` too. A reset has no code, so that a stanza does not widen it. Without a stanza an
-answer is never asked for again where it came from: while nobody else is left, an overloaded endpoint is only loaded
-more. A budget caps all of it, so that retries cannot multiply an outage.
+our own ``timeouts.backendRequest`` too. A reset has no code of HTTP, so that a stanza does not widen it; to a gRPC call
+it is UNAVAILABLE, and is repeated where a stanza names that. Without a stanza an answer is never asked for again where
+it came from: while nobody else is left, an overloaded endpoint is only loaded more. A budget caps all of it, so that
+retries cannot multiply an outage.
 
 What this misses: a program that fails by answering 200. Cold, the budget allows ``min_per_s`` so that a quiet
 cluster may retry at all; overloaded, it is the first thing to say no.
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from mesh.http.grpc import Status
 from mesh.http.message import ResponseHead
 from mesh.http.outcome import ConnectFailed, PerTryTimeout, ProxyError, UpstreamReset
 from mesh.model.policy import RetryBudgetPolicy
@@ -32,20 +34,26 @@ BUDGET_SLOTS = 10  # one a second: GEP-3388's interval of 10 s
 class RetryRule:
     """The retries of one rule, compiled. ``attempts`` are extra tries; ``is_off`` makes everything else moot."""
 
-    __slots__ = ("attempts", "backoff_s", "codes", "is_explicit", "repeats_on_same")
+    __slots__ = ("attempts", "backoff_s", "codes", "grpc_codes", "is_explicit", "repeats_on_same")
 
     def __init__(self, stanza: Retry | None) -> None:
         """None is the default of DESIGN.md."""
         self.is_explicit = self.repeats_on_same = stanza is not None
         self.attempts = DEFAULT_ATTEMPTS if stanza is None else stanza.attempts
         self.codes = frozenset(stanza.codes) if stanza is not None else DEFAULT_CODES
+        self.grpc_codes = frozenset() if stanza is None else frozenset(stanza.grpc_codes)
         self.backoff_s = None if stanza is None else stanza.backoff_s
 
-    def reason(self, outcome: ResponseHead | ProxyError, *, idempotent: bool) -> str | None:
-        """Why ``outcome`` may be tried again (``connect-failure``, ``503`` …); None where it stands.
+    def reason(
+        self, outcome: ResponseHead | ProxyError, *, idempotent: bool, grpc_status: int | None = None
+    ) -> str | None:
+        """Why ``outcome`` may be tried again (``connect-failure``, ``503``, ``UNAVAILABLE`` …); None where it stands.
 
-        Says nothing about whether the body can be sent again or the budget allows it.
+        ``grpc_status`` is that of a gRPC call whose answer has no message: its own, or what our error is to its
+        caller. Says nothing about whether the body can be sent again or the budget allows it.
         """
+        if grpc_status is not None and grpc_status in self.grpc_codes:
+            return Status(grpc_status).name
         if isinstance(outcome, ResponseHead):
             if outcome.not_sent:
                 return "not-sent"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from mesh.http.grpc import PREVIOUS_ATTEMPTS, TIMEOUT, GrpcCall, is_grpc_type, parse_timeout
 from mesh.http.headers import Fields, Headers
 from mesh.http.message import HTTP2, KNOWN_REQUEST_FIELDS, NOT_SENT, RequestHead, ResponseHead
 from mesh.http.outcome import ExpectationFailed, NotImplementedMethod, UpstreamProtocolError
@@ -16,7 +17,9 @@ from proxy.http2.errors import ErrorCode, StreamFault
 MAX_COUNT = 100  # as in HTTP/1.1
 _FORBIDDEN = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 _DROPPED = frozenset((b"host", b"te", b"proxy-authenticate", b"proxy-authorization", b"content-length", b"expect"))
-_SPECIAL = _FORBIDDEN | _DROPPED | KNOWN_REQUEST_FIELDS | {b"cookie"}
+_NOT_TRAILERS = _FORBIDDEN | _DROPPED | KNOWN_REQUEST_FIELDS | {b"cookie"}
+_GRPC = frozenset((TIMEOUT, PREVIOUS_ATTEMPTS))
+_SPECIAL = _NOT_TRAILERS | _GRPC | {b"content-type"}
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
 _TARGET = re.compile(rb"[\x21\x22\x24-\x7e]+")
@@ -35,6 +38,8 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
     length: int | None = None
     cookies: list[bytes] = []
     wants_trailers = expects = False
+    is_grpc = False
+    of_grpc: Headers = []
     _check(fields)
     for name, value in fields:
         if name[:1] == b":":
@@ -43,6 +48,11 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
             pseudo[name] = value
         elif name not in _SPECIAL:
             plain.append((name, value))
+        elif name == b"content-type":
+            plain.append((name, value))
+            is_grpc = is_grpc_type(value)
+        elif name in _GRPC:
+            of_grpc.append((name, value))
         elif name in KNOWN_REQUEST_FIELDS:
             known[name] = known[name] + b", " + value if name in known else value
         elif name == b"cookie":
@@ -81,13 +91,31 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
         raise _malformed("no body where content-length says there is one (§8.1.1)")
     if cookies:
         plain.append((b"cookie", b"; ".join(cookies)))  # §8.2.3: for whoever reads it as one
+    call = _grpc_call(of_grpc) if is_grpc else None
+    if call is None:
+        plain += of_grpc
     head = RequestHead(method, path, authority, Fields(plain), known)
+    head.grpc = call
     head.version = HTTP2
     head.content_length = length
     head.has_body = not ended
     head.expects_continue = expects
     head.wants_trailers = wants_trailers
     return head
+
+
+def _grpc_call(fields: Headers) -> GrpcCall:
+    """What the fields of a call say that every hop writes anew."""
+    call = GrpcCall()
+    for name, value in fields:
+        if name == TIMEOUT:
+            timeout_s = parse_timeout(value)
+            if timeout_s is None:
+                raise _malformed(f"grpc-timeout {value[:20]!r} is none")
+            call.timeout_s = max(timeout_s, 1e-6)
+        elif value.isdigit() and len(value) < 6:
+            call.previous_attempts = int(value)
+    return call
 
 
 def request_fields(head: RequestHead, added: list[bytes]) -> Headers:
@@ -155,7 +183,7 @@ def trailers(fields: Headers) -> Headers:
     """Trailers as they are forwarded: what frames or routes a message may not stand there (RFC 9110 §6.5.1)."""
     _check(fields)
     for name, _ in fields:
-        if name in _SPECIAL:
+        if name in _NOT_TRAILERS:
             raise _malformed(f"{name.decode()} in the trailers (RFC 9110 §6.5.1)")
     return fields
 

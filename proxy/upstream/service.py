@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from mesh.http.grpc import FAILURES
 from mesh.http.message import ResponseHead
 from mesh.http.outcome import Fault, ProxyError
 from mesh.model.name import Name
@@ -132,10 +133,12 @@ class UpstreamService:
         self.applied_s = self.plane.now_s
         self._refresh()
 
-    def record(self, endpoint: UpstreamEndpoint, outcome: ResponseHead | ProxyError) -> None:
-        """Count an attempt's outcome for outlier detection."""
+    def record(
+        self, endpoint: UpstreamEndpoint, outcome: ResponseHead | ProxyError, grpc_status: int | None = None
+    ) -> None:
+        """Count an attempt's outcome for outlier detection; ``grpc_status`` is that of a gRPC call's answer."""
         if isinstance(outcome, ResponseHead):
-            failed = outcome.status >= GATEWAY_ERRORS or outcome.not_sent
+            failed = outcome.status >= GATEWAY_ERRORS or outcome.not_sent or grpc_status in FAILURES
         else:
             failed = outcome.fault is Fault.UPSTREAM
         if not failed:

@@ -14,6 +14,7 @@ from mesh.model.name import Name
 from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
 from mesh.model.route import (
     BackendRef,
+    MethodMatch,
     Parent,
     PathMatch,
     PathType,
@@ -335,7 +336,7 @@ def test_parents_that_are_refused(parent, field, words):
     ("change", "field", "words"),
     [
         ({"apiVersion": "gateway.networking.k8s.io/v1alpha2"}, "HTTPRoute/reviews.apiVersion", "v1 or"),
-        ({"kind": "GRPCRoute"}, "kind", "HTTPRoute, ServicePolicy"),
+        ({"kind": "TCPRoute"}, "kind", "HTTPRoute, GRPCRoute, ServicePolicy"),
         ({"metadata": None}, "metadata", "must be given"),
         ({"metadata": {"name": "a", "ownerReferences": [1]}}, "HTTPRoute/a.metadata.ownerReferences", "not known"),
         ({"metadata": {"name": "Reviews"}}, "HTTPRoute/Reviews.metadata.name", "DNS label"),
@@ -452,3 +453,58 @@ def test_words_that_some_yaml_reads_as_something_else_are_quoted(subset):
 def test_what_is_written_is_read_back_from_one_text():
     values = (read(), ServicePolicy(REVIEWS, {"v2": {"version": "2"}}))
     assert parse(to_yaml(values)).values == values
+
+
+# --- GRPCRoute ------------------------------------------------------------------------------------------------------
+
+GRPC_ROUTE = """
+    apiVersion: gateway.networking.k8s.io/v1
+    kind: GRPCRoute
+    metadata: {name: cart}
+    spec:
+      parentRefs: [{kind: Service, group: "", name: reviews}]
+      rules:
+      - matches:
+        - method: {service: shop.Cart, method: Add}
+          headers: [{name: User, value: ada}]
+        - method: {type: RegularExpression, service: "shop.*"}
+        backendRefs: [{name: reviews, weight: 3}]
+        timeouts: {request: 2s}
+        retry: {codes: [UNAVAILABLE, 8], attempts: 3}
+      - {}
+"""
+
+
+def test_a_grpc_route():
+    (route,) = parse(GRPC_ROUTE).values
+    first = Rule(
+        (
+            RouteMatch(headers=(ValueMatch("user", "ada"),), grpc=MethodMatch("shop.Cart", "Add")),
+            RouteMatch(grpc=MethodMatch("shop.*", type=ValueType.REGULAR_EXPRESSION)),
+        ),
+        (BackendRef(REVIEWS, weight=3),),
+        Timeouts(2.0),
+        Retry((), 3, None, (14, 8)),
+    )
+    rest = Rule((RouteMatch(grpc=MethodMatch()),))
+    assert route == Route(Name("default", "cart"), (Parent(REVIEWS),), (first, rest), is_grpc=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("service: shop.Cart, method: Add", "service: shop/Cart", "rules[0].matches[0].method.service"),
+        ("service: shop.Cart, method: Add", "method: 1st", "rules[0].matches[0].method.method"),
+        ("{service: shop.Cart, method: Add}", "{}", "rules[0].matches[0].method"),
+        ("{service: shop.Cart, method: Add}", "POST", "rules[0].matches[0].method"),
+        ("codes: [UNAVAILABLE, 8]", "codes: [503]", "rules[0].retry.codes[0]"),
+        ("codes: [UNAVAILABLE, 8]", "codes: [unavailable]", "rules[0].retry.codes[0]"),
+        ("codes: [UNAVAILABLE, 8]", "codes: [14, UNAVAILABLE]", "rules[0].retry.codes[1]"),
+        ('type: RegularExpression, service: "shop.*"', "type: RegularExpression, service: '('", "rules[0].matches[1].method.service"),
+        ("      - {}", "      - matches: [{path: {value: /x}}]", "rules[1].matches[0].path"),
+    ],
+)  # fmt: skip
+def test_what_a_grpc_route_may_not_say(old, new, field):
+    with pytest.raises(InvalidError) as wrong:
+        parse(GRPC_ROUTE.replace(old, new))
+    assert f"GRPCRoute/cart.{field}" in [violation.field for violation in wrong.value.violations]

@@ -4,10 +4,22 @@ import time
 
 import pytest
 
+from mesh.http.grpc import GrpcCall
 from mesh.http.headers import Fields
 from mesh.http.message import RequestHead
 from mesh.model.name import Name
-from mesh.model.route import BackendRef, Parent, PathMatch, PathType, Route, RouteMatch, Rule, ValueMatch, ValueType
+from mesh.model.route import (
+    BackendRef,
+    MethodMatch,
+    Parent,
+    PathMatch,
+    PathType,
+    Route,
+    RouteMatch,
+    Rule,
+    ValueMatch,
+    ValueType,
+)
 from mesh.rules.explain import explain_match
 from mesh.rules.match import Matcher, comparable_path
 
@@ -17,6 +29,17 @@ PAY = Name("default", "pay")
 def request(target: str = "/", method: str = "GET", **headers: str) -> RequestHead:
     pairs = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
     return RequestHead(method.encode(), target.encode(), b"pay", Fields(pairs))
+
+
+def call(target: str, **headers: str) -> RequestHead:
+    head = request(target, "POST", **headers)
+    head.grpc = GrpcCall()
+    return head
+
+
+def grpc(service: str | None = None, method: str | None = None, kind: ValueType = ValueType.EXACT, **headers: str):
+    conditions = tuple(ValueMatch(name.replace("_", "-"), value) for name, value in headers.items())
+    return RouteMatch(headers=conditions, grpc=MethodMatch(service, method, kind))
 
 
 def prefix(value: str) -> PathMatch:
@@ -153,3 +176,52 @@ def test_a_pathological_pattern_and_path_do_not_stop_the_loop() -> None:
     began = time.process_time()
     assert rules.match(request("/" + "a" * 8000)) is None
     assert time.process_time() - began < 1.0  # Python's own re would need longer than the universe has had
+
+
+# --- GRPCRoute (GRPCMethodMatch, GRPCRouteRule) ---------------------------------------------------------------------
+
+REGEX = ValueType.REGULAR_EXPRESSION
+CALLS = [
+    (grpc(), call("/shop.Cart/Add"), True),
+    (grpc(), request("/shop.Cart/Add", "POST"), False),
+    (RouteMatch(exact("/shop.Cart/Add")), call("/shop.Cart/Add"), True),  # an HTTPRoute takes calls too
+    (grpc("shop.Cart"), call("/shop.Cart/Add"), True),
+    (grpc("shop.Cart"), call("/shop.Cart2/Add"), False),
+    (grpc("shop.cart"), call("/shop.Cart/Add"), False),
+    (grpc(method="Add"), call("/shop.Cart/Add"), True),
+    (grpc(method="Add"), call("/shop.Cart/add"), False),
+    (grpc("shop.Cart", "Add"), call("/shop.Cart/Add"), True),
+    (grpc("shop.Cart", "Add"), call("/shop.Cart/Remove"), False),
+    (grpc("shop.*", kind=REGEX), call("/shop.Cart/Add"), True),
+    (grpc("shop", kind=REGEX), call("/shop.Cart/Add"), False),
+    (grpc("shop.*", "A[a-z]+", REGEX), call("/shop.Cart/Add"), True),
+    (grpc("shop.Cart"), call("/Add"), False),
+    (grpc(method="Add"), call("Add"), False),
+    (grpc("shop.Cart", user="ada"), call("/shop.Cart/Add", user="ada"), True),
+    (grpc("shop.Cart", user="ada"), call("/shop.Cart/Add"), False),
+]
+
+
+@pytest.mark.parametrize(("match", "head", "taken"), CALLS)
+def test_a_call_is_taken_or_not(match: RouteMatch, head: RequestHead, taken: bool) -> None:  # noqa: FBT001 - a row
+    found = matcher(match)
+    assert (found.match(head) == 0) is taken
+    (verdict,) = explain_match(found, head)
+    assert (verdict.reason is None) is taken
+
+
+CALL_PRECEDENCE = [  # the first wins
+    (grpc("shop.Cart", "Add"), grpc("shop.Cart")),
+    (grpc("shop.Cart"), grpc(method="Add")),
+    (grpc("shop.Cart", "Add"), grpc("shop.*", "Add", REGEX)),
+    (grpc("shop.Cart", user="ada"), grpc("shop.Cart")),
+    (grpc(), RouteMatch(exact("/shop.Cart/Add"))),  # a GRPCRoute says more of a call than an HTTPRoute
+    (grpc("shop.Car.", kind=REGEX), grpc("s.*", kind=REGEX)),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), CALL_PRECEDENCE)
+def test_of_two_that_take_a_call_the_more_specific_wins(first: RouteMatch, second: RouteMatch) -> None:
+    head = call("/shop.Cart/Add", user="ada")
+    assert matcher(first, second).match(head) == 0
+    assert matcher(second, first).match(head) == 1

@@ -13,6 +13,7 @@ from mesh.model.name import Name
 from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
 from mesh.model.route import (
     BackendRef,
+    MethodMatch,
     Parent,
     PathMatch,
     PathType,
@@ -73,6 +74,20 @@ retries = st.none() | st.builds(
     st.integers(0, 10),
     st.none() | milliseconds | st.just(0.0),
 )
+calls = st.builds(
+    MethodMatch,
+    st.none() | st.from_regex(r"[a-z_]{1,5}(\.[A-Za-z_][A-Za-z_0-9]{0,3}){0,2}", fullmatch=True),
+    st.none() | st.from_regex(r"[A-Za-z_][A-Za-z_0-9]{0,8}", fullmatch=True),
+) | st.builds(MethodMatch, st.sampled_from(["a.*", "[a-z]+\\.V[12]"]), st.none(), st.just(ValueType.REGULAR_EXPRESSION))
+named_calls = calls.filter(lambda call: call.service is not None or call.method is not None or call == MethodMatch())
+call_matches = st.builds(RouteMatch, headers=conditions(tokens), grpc=named_calls)
+call_retries = st.none() | st.builds(
+    Retry,
+    st.just(()),
+    st.integers(0, 10),
+    st.none() | milliseconds,
+    st.lists(st.integers(1, 16), max_size=4, unique=True).map(tuple),
+)
 backends = st.lists(
     st.builds(BackendRef, names, st.none() | subsets, st.integers(0, 1_000_000), ports), max_size=4
 ).map(tuple)
@@ -80,7 +95,8 @@ backends = st.lists(
 
 @st.composite
 def routes(draw):
-    name = draw(names)
+    name, is_grpc = draw(names), draw(st.booleans())
+    of_kind, retries_of_kind = (call_matches, call_retries) if is_grpc else (matches, retries)
     parents = draw(
         st.lists(
             st.builds(Parent, labels.map(lambda label: Name(name.namespace, label)), ports),
@@ -91,14 +107,14 @@ def routes(draw):
     )
     rules = draw(
         st.lists(
-            st.builds(Rule, st.lists(matches, min_size=1, max_size=3).map(tuple), backends, timeouts, retries),
+            st.builds(Rule, st.lists(of_kind, min_size=1, max_size=3).map(tuple), backends, timeouts, retries_of_kind),
             min_size=1,
             max_size=3,
         )
     )
     called = draw(st.lists(labels, max_size=len(rules), unique=True))
     rules[: len(called)] = [replace(rule, name=label) for rule, label in zip(rules, called, strict=False)]
-    return Route(name, tuple(parents), tuple(rules), draw(st.integers(0, 4 * 10**15)) / 10**6)
+    return Route(name, tuple(parents), tuple(rules), draw(st.integers(0, 4 * 10**15)) / 10**6, is_grpc)
 
 
 percents = st.integers(0, 100)

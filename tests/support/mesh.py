@@ -284,7 +284,7 @@ class Mesh:
         """Requests counted so far: (service, status, flag) to count."""
         return {
             (str(service), status, flag): cell.count
-            for (service, _), series in self.recorder.series.items()
+            for (service, _, _), series in self.recorder.series.items()
             for (status, flag), cell in series.cells.items()
         }
 

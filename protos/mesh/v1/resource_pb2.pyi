@@ -20,18 +20,20 @@ class Name(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Route(_message.Message):
-    __slots__ = ("name", "parents", "rules", "created", "parent_ports")
+    __slots__ = ("name", "parents", "rules", "created", "parent_ports", "is_grpc")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PARENTS_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     PARENT_PORTS_FIELD_NUMBER: _ClassVar[int]
+    IS_GRPC_FIELD_NUMBER: _ClassVar[int]
     name: Name
     parents: _containers.RepeatedCompositeFieldContainer[Name]
     rules: _containers.RepeatedCompositeFieldContainer[Rule]
     created: _timestamp_pb2.Timestamp
     parent_ports: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[_Union[Name, _Mapping]] = ..., parents: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., rules: _Optional[_Iterable[_Union[Rule, _Mapping]]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parent_ports: _Optional[_Iterable[int]] = ...) -> None: ...
+    is_grpc: bool
+    def __init__(self, name: _Optional[_Union[Name, _Mapping]] = ..., parents: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., rules: _Optional[_Iterable[_Union[Rule, _Mapping]]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parent_ports: _Optional[_Iterable[int]] = ..., is_grpc: _Optional[bool] = ...) -> None: ...
 
 class Rule(_message.Message):
     __slots__ = ("name", "matches", "backend_refs", "timeouts", "retry")
@@ -48,16 +50,28 @@ class Rule(_message.Message):
     def __init__(self, name: _Optional[str] = ..., matches: _Optional[_Iterable[_Union[RouteMatch, _Mapping]]] = ..., backend_refs: _Optional[_Iterable[_Union[BackendRef, _Mapping]]] = ..., timeouts: _Optional[_Union[Timeouts, _Mapping]] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ...) -> None: ...
 
 class RouteMatch(_message.Message):
-    __slots__ = ("path", "headers", "query_params", "method")
+    __slots__ = ("path", "headers", "query_params", "method", "grpc")
     PATH_FIELD_NUMBER: _ClassVar[int]
     HEADERS_FIELD_NUMBER: _ClassVar[int]
     QUERY_PARAMS_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
+    GRPC_FIELD_NUMBER: _ClassVar[int]
     path: PathMatch
     headers: _containers.RepeatedCompositeFieldContainer[ValueMatch]
     query_params: _containers.RepeatedCompositeFieldContainer[ValueMatch]
     method: str
-    def __init__(self, path: _Optional[_Union[PathMatch, _Mapping]] = ..., headers: _Optional[_Iterable[_Union[ValueMatch, _Mapping]]] = ..., query_params: _Optional[_Iterable[_Union[ValueMatch, _Mapping]]] = ..., method: _Optional[str] = ...) -> None: ...
+    grpc: GrpcMethodMatch
+    def __init__(self, path: _Optional[_Union[PathMatch, _Mapping]] = ..., headers: _Optional[_Iterable[_Union[ValueMatch, _Mapping]]] = ..., query_params: _Optional[_Iterable[_Union[ValueMatch, _Mapping]]] = ..., method: _Optional[str] = ..., grpc: _Optional[_Union[GrpcMethodMatch, _Mapping]] = ...) -> None: ...
+
+class GrpcMethodMatch(_message.Message):
+    __slots__ = ("type", "service", "method")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    type: ValueMatch.Type
+    service: str
+    method: str
+    def __init__(self, type: _Optional[_Union[ValueMatch.Type, str]] = ..., service: _Optional[str] = ..., method: _Optional[str] = ...) -> None: ...
 
 class PathMatch(_message.Message):
     __slots__ = ("type", "value")
@@ -116,14 +130,16 @@ class Timeouts(_message.Message):
     def __init__(self, request: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., backend_request: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Retry(_message.Message):
-    __slots__ = ("codes", "attempts", "backoff")
+    __slots__ = ("codes", "attempts", "backoff", "grpc_codes")
     CODES_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     BACKOFF_FIELD_NUMBER: _ClassVar[int]
+    GRPC_CODES_FIELD_NUMBER: _ClassVar[int]
     codes: _containers.RepeatedScalarFieldContainer[int]
     attempts: int
     backoff: _duration_pb2.Duration
-    def __init__(self, codes: _Optional[_Iterable[int]] = ..., attempts: _Optional[int] = ..., backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    grpc_codes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, codes: _Optional[_Iterable[int]] = ..., attempts: _Optional[int] = ..., backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., grpc_codes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ServicePolicy(_message.Message):
     __slots__ = ("name", "subsets", "outlier_detection", "limits", "retry_budget", "connect_timeout", "app_protocol")

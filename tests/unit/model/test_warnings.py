@@ -5,6 +5,7 @@ import pytest
 from mesh.model.name import Name
 from mesh.model.policy import ServicePolicy
 from mesh.model.route import BackendRef, Parent, PathMatch, Retry, Route, RouteMatch, Rule
+from mesh.model.snapshot import Kind
 from mesh.model.warnings import table_warnings
 from tests.support.control import REVIEWS, split
 
@@ -16,7 +17,7 @@ def route(*rules, name=REVIEWS):
 
 
 def warnings(*values):
-    return table_warnings(values, [REVIEWS])
+    return table_warnings(values, [(Kind.ROUTE, REVIEWS)])
 
 
 def test_a_plain_split_gives_no_warning():
