@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mesh.http.grpc import pushback_s, status_in
 from mesh.http.headers import Headers
-from mesh.http.message import ResponseHead
+from mesh.http.message import SWITCHED, ResponseHead
 from mesh.http.outcome import PerTryTimeout, ProxyError
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ class Attempt:
     def on_end(self, trailers: Headers) -> None:
         """The answer is complete; its connection is no longer this attempt's."""
         self.ended = True
-        self.stream = None
+        if self.head is None or self.head.status != SWITCHED:  # a tunnel's other direction may go on
+            self.stream = None
         self.trailers = trailers
         if self.is_committed:
             self.exchange.downstream.send_end(trailers)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mesh.http.grpc import FAILURES, PREVIOUS_ATTEMPTS, GrpcCall, Status, format_timeout
 from mesh.http.headers import Headers
-from mesh.http.message import HTTP2, IDEMPOTENT_METHODS, RequestHead, ResponseHead
+from mesh.http.message import HTTP2, IDEMPOTENT_METHODS, SWITCHED, RequestHead, ResponseHead
 from mesh.http.outcome import (
     ClientGone,
     DiscoveryUnavailable,
@@ -135,6 +135,8 @@ class Exchange:
                 yield from self._endpoints_known(rule, cluster)  # InvalidBackend 500 NC, DiscoveryUnavailable 503 NC
             if service.usage.requests >= service.usage.max_requests:
                 raise _overflow(cluster)  # Overflow 503 UO
+            if request.upgrade is not None and request.upgrade not in service.upgrades:
+                request.upgrade = None  # as if it had not asked (RFC 9110 §7.8)
             usage = service.usage
             usage.requests += 1
             service.budget.requests += 1
@@ -153,7 +155,7 @@ class Exchange:
                 attempt = self._begin_attempt(endpoint)
                 http2 = endpoint.speaks_http2
                 if http2 is None:
-                    http2 = request.version == HTTP2 and listener.caller_spoke_http2(request)
+                    http2 = request.version == HTTP2 and not request.upgrade and listener.caller_spoke_http2(request)
                 attempt.http2 = http2
                 stream: UpstreamStream | None = None if skip_pool else endpoint.take(certain=certain, http2=http2)
                 if stream is None:
@@ -212,6 +214,9 @@ class Exchange:
             listener.finish_head(self, attempt, head)
             self.status = head.status
             self.answered = attempt.is_committed = True
+            if head.status == SWITCHED:
+                yield from self._tunnel(attempt, head)
+                return
             self.downstream.respond(head, attempt.pieces, attempt.trailers, ended=attempt.ended)
             if not attempt.ended:
                 self.on_downstream_writable(writable=self.downstream.is_writable)
@@ -232,6 +237,38 @@ class Exchange:
             if usage is not None:
                 usage.requests -= 1
             self._end()
+
+    # --- tunnels ----------------------------------------------------------------------------------------------------
+
+    def _tunnel(self, attempt: Attempt, head: ResponseHead) -> Steps:
+        """Relay bytes both ways until both sides have ended. The route's timeouts were for the handshake."""
+        self.plane.deadlines.discard(self)
+        self.plane.deadlines.discard(attempt)
+        stream = attempt.stream
+        self.downstream = tunnel = self.downstream.open_tunnel(head, self)
+        body = self.body = tunnel.body
+        assert body is not None  # noqa: S101 - a tunnel has one
+        try:
+            if attempt.pieces:
+                tunnel.send_data(b"".join(attempt.pieces))
+                attempt.pieces.clear()
+            if stream is not None:
+                early = body.begin_attempt()
+                if early:
+                    stream.send_data(early)
+                body.attach(stream)
+                if body.ended:
+                    stream.send_end([])
+            if attempt.ended:
+                tunnel.send_end([])
+            self.on_downstream_writable(writable=tunnel.is_writable)
+            while not (attempt.ended and body.ended):
+                if attempt.error is not None:
+                    raise attempt.error
+                yield
+        finally:
+            if stream is not None:
+                stream.cancel()
 
     # --- what gRPC asks for besides ---------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from mesh.http.message import RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
+    from proxy.exchange import Exchange
+    from proxy.request_body import RequestBody
 
 
 class DownstreamStream(Protocol):
@@ -46,8 +48,19 @@ class DownstreamStream(Protocol):
     def resume_reading(self) -> None:
         """Take it again."""
 
+    def open_tunnel(self, head: ResponseHead, exchange: Exchange) -> DownstreamTunnel:
+        """Answer that the protocol changes (SWITCHED); gives the end that relays bytes from here on."""
+
     def exchange_done(self, *, request_ended: bool) -> None:
         """The exchange is over; the stream, or its connection, may serve the next."""
+
+
+class DownstreamTunnel(DownstreamStream, Protocol):
+    """The client's end of a tunnel. It tells the exchange (``post``) when ``body`` has ended."""
+
+    @property
+    def body(self) -> RequestBody | None:
+        """What the client sends."""
 
 
 class UpstreamStream(Protocol):

@@ -34,8 +34,8 @@ class RequestBody:
         "trailers",
     )
 
-    def __init__(self, downstream: DownstreamStream) -> None:
-        """Begin before the first byte."""
+    def __init__(self, downstream: DownstreamStream, *, keeps: bool = True) -> None:
+        """Begin before the first byte. ``keeps`` False: what was sent on is never sent again."""
         self._downstream = downstream
         self._kept: list[bytes] = []
         self._kept_bytes = 0
@@ -44,7 +44,7 @@ class RequestBody:
         self._is_upstream_full = False
         self.received = 0
         self.ended = False
-        self.is_replayable = True
+        self.is_replayable = keeps
         self.trailers: Headers = []
 
     def on_data(self, piece: bytes) -> None:
@@ -70,7 +70,11 @@ class RequestBody:
     def begin_attempt(self) -> bytes:
         """What to send at once with the head; call ``attach`` when it is sent."""
         self._is_upstream_full = False
-        return b"".join(self._kept)
+        kept = b"".join(self._kept)
+        if not self.is_replayable:
+            self._kept.clear()
+            self._kept_bytes = 0
+        return kept
 
     def attach(self, stream: UpstreamStream) -> None:
         """From now on pieces go to ``stream``, which has been sent everything so far, and may be full of it."""

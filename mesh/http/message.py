@@ -36,6 +36,11 @@ KNOWN_REQUEST_FIELDS = frozenset(
 HTTP2 = b"2"
 """``RequestHead.version`` of a request that came over HTTP/2, as spans and logs call it."""
 
+SWITCHED = 101
+"""``ResponseHead.status`` of an answer that a tunnel follows, in whatever protocol (HTTP/2 says 200)."""
+
+WEBSOCKET = b"websocket"
+
 NOT_SENT = b"x-mesh-not-sent"
 """On an inbound sidecar's own answer: the program cannot have seen the request (DESIGN.md)."""
 
@@ -47,7 +52,8 @@ class RequestHead:
     repeated ones joined by ", " (RFC 9110 §5.3); ``fields`` all others. ``content_length`` is None where the body's
     length is not known beforehand; ``has_body`` False means that no body follows at all. ``wants_trailers``: the client
     of an HTTP/2 request takes trailers (``te: trailers``), which gRPC asks for. ``grpc`` is None unless it is a gRPC
-    call: then its sender reads the outcome from gRPC's status.
+    call: then its sender reads the outcome from gRPC's status. ``upgrade`` names the protocol that shall follow on the
+    connection, or stream (RFC 9110 §7.8, RFC 8441): ``websocket``.
     """
 
     __slots__ = (
@@ -60,6 +66,7 @@ class RequestHead:
         "known",
         "method",
         "target",
+        "upgrade",
         "version",
         "wants_trailers",
     )
@@ -78,6 +85,7 @@ class RequestHead:
         self.expects_continue = False
         self.wants_trailers = False
         self.grpc: GrpcCall | None = None
+        self.upgrade: bytes | None = None
         self.version = b"1.1"
 
     @property

@@ -174,6 +174,14 @@ class LoopDetected(ProxyError):
     fault = Fault.CLIENT
 
 
+class TunnelIdle(ProxyError):
+    """Nothing has passed through a tunnel for long."""
+
+    http_status, grpc_status, flag, error_type = 408, Grpc.UNAVAILABLE, "SI", "connection_timeout"
+    fault = Fault.CLIENT
+    closes = True
+
+
 class Draining(ProxyError):
     """The sidecar stops and has waited long enough."""
 

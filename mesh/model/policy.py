@@ -70,3 +70,4 @@ class ServicePolicy:
         1.0  # Linkerd's outbound connect timeout; a mesh hop that takes longer is as good as dead
     )
     app_protocol: AppProtocol | None = None  # as with Kubernetes' appProtocol, nothing is guessed
+    upgrades: tuple[str, ...] = ()  # besides websocket; any other is a protocol that the mesh knows nothing of

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from mesh.model.documents import Node
+from mesh.model.documents import Node, each
 from mesh.model.duration import format_duration
 from mesh.model.name import Name
 from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
@@ -18,7 +18,7 @@ POLICY_KIND: Final = "ServicePolicy"
 
 def read_policy(spec: Node, name: Name) -> ServicePolicy:
     """The policy of the service ``name``; problems are noted in ``spec``."""
-    spec.fields(("subsets", "outlierDetection", "limits", "retryBudget", "connectTimeout", "appProtocol"))
+    spec.fields(("subsets", "outlierDetection", "limits", "retryBudget", "connectTimeout", "appProtocol", "upgrades"))
     default = ServicePolicy(name)
     return ServicePolicy(
         name=name,
@@ -28,6 +28,7 @@ def read_policy(spec: Node, name: Name) -> ServicePolicy:
         retry_budget=_budget(spec.at("retryBudget"), default.retry_budget),
         connect_timeout_s=spec.at("connectTimeout").seconds(default.connect_timeout_s),
         app_protocol=spec.at("appProtocol").word(AppProtocol, None),
+        upgrades=each(spec.at("upgrades").items(), lambda token: token.text().lower()),
     )
 
 
@@ -92,4 +93,6 @@ def policy_spec(policy: ServicePolicy) -> dict[str, Any]:
     spec["connectTimeout"] = format_duration(policy.connect_timeout_s)
     if policy.app_protocol is not None:
         spec["appProtocol"] = policy.app_protocol.value
+    if policy.upgrades:
+        spec["upgrades"] = list(policy.upgrades)
     return spec

@@ -53,6 +53,7 @@ MAX_METADATA: Final = 64  # Consul's limit on pairs of one service's metadata
 MAX_METADATA_KEY: Final = 128  # likewise
 MAX_METADATA_VALUE: Final = 512  # likewise
 MAX_CONNECT_TIMEOUT_S: Final = 60.0  # ours
+MAX_UPGRADES: Final = 16  # ours
 MAX_LIMIT: Final = 1_000_000  # ours
 MAX_EJECTION_S: Final = 86_400.0  # ours
 
@@ -300,6 +301,10 @@ def _policy(policy: ServicePolicy) -> Iterator[Violation]:
     yield from _range(budget.percent, "retryBudget.percent", 0, 100)
     yield from _range(budget.min_per_s, "retryBudget.minPerSecond", 0, MAX_LIMIT)
     yield from _seconds(policy.connect_timeout_s, "connectTimeout", MAX_CONNECT_TIMEOUT_S)
+    yield from _count(policy.upgrades, "upgrades", 0, MAX_UPGRADES)
+    for i, token in enumerate(policy.upgrades):
+        if not all(map(_TOKEN.fullmatch, token.split("/", 1))) or token != token.lower() or token in ("h2c", "tls"):
+            yield Violation(f"upgrades[{i}]", f"{token!r} is no protocol in lower case that may follow in a tunnel")
 
 
 # --- what all share ---------------------------------------------------------------------------------------------

@@ -228,6 +228,7 @@ def encode_policy(policy: ServicePolicy) -> resource_pb2.ServicePolicy:
         retry_budget=resource_pb2.RetryBudget(percent=budget.percent, min_per_second=budget.min_per_s),
         connect_timeout=encode_duration(policy.connect_timeout_s),
         app_protocol="" if policy.app_protocol is None else policy.app_protocol.value,
+        upgrades=policy.upgrades,
     )
 
 
@@ -270,6 +271,7 @@ def decode_policy(message: resource_pb2.ServicePolicy) -> ServicePolicy:
         if message.HasField("connect_timeout")
         else policy.connect_timeout_s,
         app_protocol=AppProtocol(message.app_protocol) if message.app_protocol else None,
+        upgrades=tuple(message.upgrades),
     )
 
 

@@ -13,7 +13,7 @@ import re
 from http import HTTPStatus
 
 from mesh.http.headers import Fields, Headers
-from mesh.http.message import RequestHead, ResponseHead
+from mesh.http.message import SWITCHED, RequestHead, ResponseHead
 from mesh.http.outcome import (
     BadRequest,
     ExpectationFailed,
@@ -33,12 +33,14 @@ from proxy.http1.fields import (
     LENGTH,
     PERSISTENCE_ONLY,
     SAYS_NOT_SENT,
+    UPGRADE,
     apply_connection,
     malformed,
     read_length,
     request_splitter,
     response_splitter,
     too_large,
+    upgrade_token,
 )
 from proxy.http1.limits import DEFAULT_LIMITS, HeadLimits
 from proxy.http1.splitter import TOKEN_PATTERN
@@ -100,6 +102,7 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
     named: list[bytes] | None = None
     hosts = 0
     codings: list[bytes] | None = None
+    upgrades: list[bytes] | None = None
     for kind, name, value in special:
         if kind == KNOWN:
             known[name] = known[name] + b", " + value if name in known else value
@@ -121,8 +124,12 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
                 named = [*(named or ()), value]
         elif kind == EXPECT:
             _apply_expect(request, value, is_11=is_11)
+        elif kind == UPGRADE:
+            upgrades = [*(upgrades or ()), value]
     if named is not None:
         keep_alive = apply_connection(named, request.fields, known, keep_alive=keep_alive)
+        if upgrades is not None and is_11 and codings is None and not request.content_length:
+            request.upgrade = upgrade_token(upgrades, named)
     if closes:
         keep_alive = False  # RFC 9112 §9.3: whatever a second Connection field says
     if codings is not None:
@@ -223,8 +230,10 @@ UNTIL_CLOSE = -1
 CHUNKED = -2
 
 
-def parse_response(head: bytes, method: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[ResponseHead, int, bool]:
-    """Read one whole head of a response to ``method``.
+def parse_response(
+    head: bytes, method: bytes, limits: HeadLimits = DEFAULT_LIMITS, upgrade: bytes | None = None
+) -> tuple[ResponseHead, int, bool]:
+    """Read one whole head of a response to ``method``, which asked to go on as ``upgrade``.
 
     Gives it, its framing (a length, CHUNKED or UNTIL_CLOSE) and whether the endpoint would keep the connection.
     Raises UpstreamProtocolError for whatever may not be forwarded.
@@ -241,6 +250,7 @@ def parse_response(head: bytes, method: bytes, limits: HeadLimits = DEFAULT_LIMI
     closes = False
     named: list[bytes] | None = None
     codings: list[bytes] | None = None
+    upgrades: list[bytes] | None = None
     for kind, _, value in special:
         if kind == LENGTH:
             if response.content_length is not None:
@@ -257,10 +267,15 @@ def parse_response(head: bytes, method: bytes, limits: HeadLimits = DEFAULT_LIMI
                 named = [*(named or ()), value]
         elif kind == SAYS_NOT_SENT:
             response.not_sent = value == b"1"
+        elif kind == UPGRADE:
+            upgrades = [*(upgrades or ()), value]
     if named is not None:
         keep_alive = apply_connection(named, response.fields, {}, keep_alive=keep_alive)
     if closes:
         keep_alive = False  # RFC 9112 §9.3: whatever a second Connection field says
+    if status == SWITCHED and upgrade is not None and upgrade_token(upgrades or [], named or []) == upgrade:
+        response.content_length = None
+        return response, 0, False
     length = response.content_length
     if length is not None and codings is None and status not in _ODD_STATUSES and method != b"HEAD":
         response.has_body = length > 0
@@ -299,8 +314,8 @@ def _framed(
         message = f"ambiguous framing of the answer: Transfer-Encoding {b', '.join(codings)[:60]!r} (RFC 9112 §6.1)"
         raise UpstreamProtocolError(message)
     status = response.status
-    if status == 101:
-        message = "the endpoint switched protocols without being asked (RFC 9110 §15.2.2)"
+    if status == SWITCHED:
+        message = "the endpoint switched to a protocol that it was not asked for (RFC 9110 §15.2.2)"
         raise UpstreamProtocolError(message)
     if status < 200 and not is_11:
         message = f"a {status} answer in HTTP/1.0, which has none: it may mean the last one (RFC 9110 §15.2)"
@@ -337,6 +352,8 @@ def request_bytes(head: RequestHead, added: list[bytes]) -> bytes:
         framing = b"transfer-encoding: chunked\r\n" if head.has_body else b""
     if head.expects_continue:
         framing += b"expect: 100-continue\r\n"
+    if head.upgrade is not None:
+        framing += upgrade_lines(head.upgrade)
     return b"\r\n".join(
         (
             b"%b %b HTTP/1.1\r\nhost: %b" % (head.method, head.target, head.authority),
@@ -345,6 +362,11 @@ def request_bytes(head: RequestHead, added: list[bytes]) -> bytes:
             framing + b"\r\n",
         )
     )
+
+
+def upgrade_lines(protocol: bytes) -> bytes:
+    """The fields that ask for, or announce, another protocol on this connection (RFC 9110 §7.8)."""
+    return b"connection: upgrade\r\nupgrade: %b\r\n" % protocol
 
 
 def response_bytes(head: ResponseHead, framing: bytes) -> bytes:

@@ -20,10 +20,11 @@ from mesh.http.message import RequestHead, ResponseHead
 from mesh.http.outcome import BadRequest, ClientGone, ProxyError, RequestTimeout
 from proxy.exchange import Exchange
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader
-from proxy.http1.codec import check_partial_head, chunk, last_chunk, parse_request, response_bytes
+from proxy.http1.codec import check_partial_head, chunk, last_chunk, parse_request, response_bytes, upgrade_lines
 from proxy.http1.fields import HEAD_END
 from proxy.http2.downstream import Http2Downstream
 from proxy.request_body import RequestBody
+from proxy.tunnel import TunnelDownstream
 
 if TYPE_CHECKING:
     from proxy.listener import Listener
@@ -116,7 +117,7 @@ class Http1Downstream(asyncio.Protocol):
         elif len(self._buffer) > self.limits.pipelined_bytes:
             self._pause_reading()
         trampoline = self._plane.trampoline
-        if trampoline.ready:
+        if trampoline.ready or trampoline.dirty:
             trampoline.drain()
 
     def eof_received(self) -> bool:
@@ -337,6 +338,24 @@ class Http1Downstream(asyncio.Protocol):
     def close_after(self) -> None:
         """See DownstreamStream."""
         self._keep_alive = False
+
+    def open_tunnel(self, head: ResponseHead, exchange: Exchange) -> TunnelDownstream:
+        """See DownstreamStream: 101, and from here on bytes as they are."""
+        assert exchange.request.upgrade is not None  # noqa: S101 - only what asked for it is answered so
+        self._write(response_bytes(head, upgrade_lines(exchange.request.upgrade) + b"\r\n"))
+        tunnel = TunnelDownstream(self._listener, self.transport)
+        tunnel.peer_address, tunnel.peer_port = self.peer_address, self.peer_port
+        tunnel.is_writable = self.is_writable
+        tunnel.exchange, self.exchange = exchange, None
+        early, self._buffer = self._buffer, b""
+        self._lingering = True
+        self._listener.replace(self, tunnel)
+        self.transport.set_protocol(tunnel)
+        if early:
+            tunnel.body.on_data(early)  # sent before it knew
+        if self._reading_paused:
+            tunnel.resume_reading()
+        return tunnel
 
     def pause(self) -> None:
         """See DownstreamStream."""

@@ -27,7 +27,7 @@ _MAX_LENGTH_DIGITS = 18  # below 2**63: no reader overflows
 _FRAMING = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 
 # What a field is to the codec. PLAIN ones are forwarded as they are.
-PLAIN, HOST, LENGTH, CODING, CONNECTION, EXPECT, DROPPED, KNOWN, SAYS_NOT_SENT = range(9)
+PLAIN, HOST, LENGTH, CODING, CONNECTION, EXPECT, DROPPED, KNOWN, SAYS_NOT_SENT, UPGRADE = range(10)
 REQUEST_KINDS = {
     **dict.fromkeys(HOP_BY_HOP, DROPPED),
     **dict.fromkeys(KNOWN_REQUEST_FIELDS, KNOWN),
@@ -36,12 +36,14 @@ REQUEST_KINDS = {
     b"transfer-encoding": CODING,
     b"connection": CONNECTION,
     b"expect": EXPECT,
+    b"upgrade": UPGRADE,
 }
 RESPONSE_KINDS = {
     **dict.fromkeys(HOP_BY_HOP, DROPPED),
     b"content-length": LENGTH,
     b"transfer-encoding": CODING,
     b"connection": CONNECTION,
+    b"upgrade": UPGRADE,
     NOT_SENT: SAYS_NOT_SENT,
 }
 request_splitter = make_splitter(REQUEST_KINDS)
@@ -85,6 +87,14 @@ def apply_connection(values: list[bytes], fields: Fields, known: dict[bytes, byt
         for name in named:
             known.pop(name, None)
     return False if b"close" in members else keep_alive or b"keep-alive" in members
+
+
+def upgrade_token(values: list[bytes], connection: list[bytes]) -> bytes | None:
+    """The one protocol that Upgrade names and Connection speaks of (RFC 9110 §7.8), in lower case."""
+    tokens = list(list_members(values))
+    if len(tokens) != 1 or not all(map(TOKEN_PATTERN.fullmatch, tokens[0].split(b"/", 1))):
+        return None
+    return tokens[0].lower() if b"upgrade" in list_members([value.lower() for value in connection]) else None
 
 
 def parse_trailers(section: bytes, error: type[BadRequest | UpstreamProtocolError]) -> Headers:

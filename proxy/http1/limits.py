@@ -26,6 +26,7 @@ class ConnectionLimits:
     idle_s: float = 3600.0  # Envoy's idle_timeout
     first_byte_s: float = 60.0  # a connection that never asked anything
     stall_s: float = 300.0  # Envoy's stream_idle_timeout: an exchange in which the client neither sends nor takes
+    tunnel_idle_s: float = 3600.0  # Envoy's tcp_proxy idle_timeout: a WebSocket or TCP in which nothing moves
     pipelined_bytes: int = 64 * 1024  # read ahead at most this much behind a request that is being served
     discard_bytes: int = 256 * 1024  # of a body nobody wants any more, before the connection is closed instead
     linger_s: float = 2.0  # after an error, time for the client to read it before a reset could overtake it

@@ -11,12 +11,14 @@ import select
 from typing import TYPE_CHECKING, cast
 
 from mesh.http.headers import Headers
-from mesh.http.message import RequestHead
+from mesh.http.message import SWITCHED, WEBSOCKET, RequestHead, ResponseHead
 from mesh.http.outcome import ProxyError, UpstreamProtocolError, UpstreamReset
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
 from proxy.http1.codec import CHUNKED, UNTIL_CLOSE, chunk, last_chunk, parse_response, request_bytes
 from proxy.http1.fields import HEAD_END
 from proxy.http1.limits import DEFAULT_LIMITS
+from proxy.tunnel import TunnelUpstream
+from proxy.websocket import ACCEPT, KEY, accept_for, new_key
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
@@ -38,6 +40,8 @@ class Http1Upstream(asyncio.Protocol):
         "_reader",
         "_request_ended",
         "_trampoline",
+        "_upgrade",
+        "_websocket_key",
         "attempt",
         "endpoint",
         "idle_since_s",
@@ -61,6 +65,8 @@ class Http1Upstream(asyncio.Protocol):
         self._request_ended = False
         self._informational = 0
         self._chunked_request = False
+        self._upgrade: bytes | None = None
+        self._websocket_key = b""
 
     # --- the attempt's side -----------------------------------------------------------------------------------------
 
@@ -71,6 +77,10 @@ class Http1Upstream(asyncio.Protocol):
         self.served += 1
         self._request_ended = ended
         self._informational = 0
+        self._upgrade = head.upgrade
+        if head.upgrade == WEBSOCKET and head.header(KEY) is None:
+            self._websocket_key = new_key()  # the client spoke HTTP/2, which has none (RFC 8441 §5)
+            added.append(b"%b: %b" % (KEY, self._websocket_key))
         data = request_bytes(head, added)
         if head.has_body:
             self._chunked_request = head.content_length is None
@@ -191,10 +201,13 @@ class Http1Upstream(asyncio.Protocol):
                     raise UpstreamProtocolError(message)
                 self._buffer = data
                 return
-            head, framing, self._keep_alive = parse_response(data[: end + 4], attempt.method)
+            head, framing, self._keep_alive = parse_response(data[: end + 4], attempt.method, upgrade=self._upgrade)
             data = data[end + 4 :]
             if head.status >= 200:
                 break
+            if head.status == SWITCHED:
+                self._become_tunnel(attempt, head, data)
+                return
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL:
                 message = f"more than {MAX_INFORMATIONAL} answers 1xx before the final one"
@@ -213,6 +226,22 @@ class Http1Upstream(asyncio.Protocol):
         self._reader = reader = _reader_for(framing)
         if data:
             self._read_body(attempt, reader, data)
+
+    def _become_tunnel(self, attempt: Attempt, head: ResponseHead, data: bytes) -> None:
+        """Pass on what follows as it is."""
+        if self._websocket_key:
+            if head.fields.get(ACCEPT) != accept_for(self._websocket_key):
+                message = f"{self.endpoint} accepted another WebSocket key than it was given (RFC 6455 §4.1)"
+                raise UpstreamProtocolError(message)
+            head.fields.remove((ACCEPT,))
+        self.attempt = None
+        self._buffer = b""
+        tunnel = TunnelUpstream(self.endpoint, self._trampoline, self, self.transport, attempt)
+        self.transport.set_protocol(tunnel)
+        attempt.stream = tunnel
+        attempt.on_head(head)
+        if data:
+            attempt.on_data(data)
 
     def _read_body(self, attempt: Attempt, reader: BodyReader, data: bytes) -> None:
         rest = reader.feed(data, attempt.on_data)

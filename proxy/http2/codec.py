@@ -78,6 +78,9 @@ class Events(Protocol):
     def on_stream(self, stream: Stream, fields: Headers, *, ended: bool) -> None:
         """The peer has begun a stream; give it an owner. Raises StreamFault for a head that may not be."""
 
+    def on_settings(self) -> None:
+        """The peer's settings have come."""
+
     def on_goaway(self, code: int, message: bytes) -> None:
         """The peer takes no more streams; those it did not begin have been reset as unprocessed."""
 
@@ -136,7 +139,7 @@ class Connection:
         self._is_server = is_server
         self._buffer = b""
         self._awaits_preface = is_server
-        self._awaits_settings = True
+        self.awaits_settings = True
         self._decoder = Decoder(HEADER_LIST_BYTES)
         self._block: list[bytes] = []
         self._block_bytes = 0
@@ -158,16 +161,20 @@ class Connection:
         self.next_stream = 1
         self.goaway_sent: int | None = None
         self.goaway_received = False
+        self.peer_takes_tunnels = False
+        """It knows extended CONNECT (RFC 8441 §3); said in its first SETTINGS."""
         self.pings_acked = 0
         self.out: list[bytes] = []
         ours = [
             (MAX_CONCURRENT_STREAMS, CONCURRENT),
             (INITIAL_WINDOW_SIZE, STREAM_WINDOW),
             (MAX_HEADER_LIST_SIZE, HEADER_LIST_BYTES),
+            (ENABLE_CONNECT_PROTOCOL, 1),
         ]
         if not is_server:
             self.out.append(PREFACE)
             ours[0] = (ENABLE_PUSH, 0)
+            del ours[-1]
         self.out.append(_frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in ours)))
         self.out.append(_frame(WINDOW_UPDATE, 0, 0, _LONG.pack(CONNECTION_WINDOW - DEFAULT_WINDOW)))
 
@@ -185,7 +192,7 @@ class Connection:
                 return
             self._awaits_preface = False
             position = len(PREFACE)
-        elif self._awaits_settings and buffer.startswith(b"HTTP/"):
+        elif self.awaits_settings and buffer.startswith(b"HTTP/"):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "it speaks HTTP/1.1 only (appProtocol, --protocol http1)")
         while size - position >= 9:
             high, low, kind, flags, number = _HEAD.unpack_from(buffer, position)
@@ -200,10 +207,10 @@ class Connection:
         self._buffer = buffer[position:] if position else buffer
 
     def _read_frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
-        if self._awaits_settings:
+        if self.awaits_settings:
             if kind != SETTINGS or flags & ACK:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is no SETTINGS (§3.4)")
-            self._awaits_settings = False
+            self.awaits_settings = False
         if self._block_stream and (kind != CONTINUATION or number != self._block_stream):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame within a header block (§6.10)")
         try:
@@ -409,6 +416,7 @@ class Connection:
         for key, value in _SETTING.iter_unpack(payload):
             self._apply_setting(key, value)
         self.out.append(_frame(SETTINGS, ACK, 0, b""))
+        self._events.on_settings()
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == INITIAL_WINDOW_SIZE:
@@ -429,7 +437,10 @@ class Connection:
             self.peer_concurrent = value
         elif key == ENABLE_PUSH and (value > 1 or (value and not self._is_server)):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value} (§6.5.2)")
-        elif key == ENABLE_CONNECT_PROTOCOL and value > 1:
+        elif key == ENABLE_CONNECT_PROTOCOL:
+            if value <= 1:
+                self.peer_takes_tunnels = value == 1
+                return
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_CONNECT_PROTOCOL {value} (RFC 8441 §3)")
 
     def _on_ping(self, flags: int, number: int, payload: bytes) -> None:

@@ -95,6 +95,9 @@ class Http2Connection(asyncio.Protocol):
         """See Events; a client has none begun by its peer (the codec refuses them)."""
         raise NotImplementedError
 
+    def on_settings(self) -> None:
+        """See Events."""
+
     def on_goaway(self, code: int, message: bytes) -> None:
         """See Events."""
 

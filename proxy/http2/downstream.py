@@ -20,6 +20,7 @@ from proxy.request_body import RequestBody
 
 if TYPE_CHECKING:
     from proxy.http1.downstream import Http1Downstream
+    from proxy.http1.limits import ConnectionLimits
     from proxy.listener import Listener
 
 
@@ -93,7 +94,7 @@ class Http2Downstream(Http2Connection):
         else:
             for stream in tuple(codec.streams.values()):
                 if isinstance(stream.owner, DownstreamStream):
-                    stream.owner.check_time(now, self.limits.stall_s)
+                    stream.owner.check_time(now, self.limits)
         if codec.out:
             self.touch()
         self._plane.trampoline.drain()
@@ -134,6 +135,7 @@ class DownstreamStream:
 
     __slots__ = (
         "_connection",
+        "_is_tunnel",
         "_last_state",
         "_moved_s",
         "_stream",
@@ -149,6 +151,7 @@ class DownstreamStream:
         self._connection = connection
         self._stream = stream
         self._without_body = False
+        self._is_tunnel = False
         self._last_state: tuple[int, int, int] | None = None
         self._moved_s = 0.0
         self.body: RequestBody | None = None
@@ -159,8 +162,12 @@ class DownstreamStream:
     def begin(self, listener: Listener, request: RequestHead) -> None:
         """Start the exchange."""
         self._without_body = request.method == b"HEAD"
-        self.body = RequestBody(self) if request.has_body else None
-        self.exchange = Exchange(listener, self, request, self.body)
+        if request.upgrade is not None:
+            self.body = RequestBody(self, keeps=False)  # of the tunnel, if it comes to one
+            self._is_tunnel = True
+        elif request.has_body:
+            self.body = RequestBody(self)
+        self.exchange = Exchange(listener, self, request, None if self._is_tunnel else self.body)
         self.exchange.begin()
 
     # --- what the client sends --------------------------------------------------------------------------------------
@@ -168,7 +175,10 @@ class DownstreamStream:
     def on_headers(self, fields: Headers, *, ended: bool) -> None:
         """Trailers."""
         del ended
-        if self.body is not None:
+        if self._is_tunnel:
+            self._connection.codec.reset(self._stream, ErrorCode.PROTOCOL_ERROR)
+            self.gone("a header block within a tunnel (RFC 9113 §8.5)")
+        elif self.body is not None:
             try:
                 self.body.on_end(trailers(fields))
             except StreamFault as fault:
@@ -184,6 +194,8 @@ class DownstreamStream:
         """The request is complete."""
         if self.body is not None:
             self.body.on_end([])
+            if self._is_tunnel and self.exchange is not None:
+                self.exchange.post(None)
 
     def on_reset(self, code: int, *, is_unprocessed: bool) -> None:
         """The client gave up, or broke a rule of this stream."""
@@ -200,15 +212,16 @@ class DownstreamStream:
         if self.exchange is not None:
             self.exchange.post(ClientGone(message))
 
-    def check_time(self, now: float, stall_s: float) -> None:
+    def check_time(self, now: float, limits: ConnectionLimits) -> None:
         """Give up where the client neither sends nor takes anything of this stream, whatever the others do."""
         stream, exchange = self._stream, self.exchange
         is_owed = not (stream.remote_ended or stream.is_paused or exchange is None or exchange.answered)
         waits_for_client = is_owed or bool(stream.pending)  # once it is answered, a client may be silent for ever
-        state = (stream.received, stream.send_window, stream.pending_bytes) if waits_for_client else None
+        is_watched = waits_for_client or self._is_tunnel
+        state = (stream.received, stream.send_window, stream.pending_bytes) if is_watched else None
         if state is None or state != self._last_state:
             self._last_state, self._moved_s = state, now
-        elif now - self._moved_s > stall_s:
+        elif now - self._moved_s > (limits.stall_s if waits_for_client else limits.tunnel_idle_s):
             self._connection.codec.reset(stream, ErrorCode.CANCEL)
             self.gone("the client neither sent nor took anything for too long")
 
@@ -260,6 +273,14 @@ class DownstreamStream:
     def close_after(self) -> None:
         """See ports.DownstreamStream: a stream serves one request anyway."""
 
+    def open_tunnel(self, head: ResponseHead, exchange: Exchange) -> DownstreamStream:
+        """See ports.DownstreamStream: in HTTP/2 a tunnel begins with 200 (RFC 8441 §5)."""
+        del exchange
+        opened = ResponseHead(200, head.fields)
+        self._connection.codec.send_headers(self._stream, response_fields(opened), ended=False)
+        self._connection.touch()
+        return self
+
     def pause(self) -> None:
         """See ports.DownstreamStream."""
         self._connection.codec.pause(self._stream)
@@ -274,7 +295,7 @@ class DownstreamStream:
         self.exchange = None
         self.body = None
         stream = self._stream
-        if not request_ended and not stream.remote_ended:
+        if (not request_ended or self._is_tunnel) and not stream.remote_ended:
             # §8.1: the answer is complete and the rest of the request not wanted.
             if stream.local_ended:
                 self._connection.codec.reset(stream, ErrorCode.NO_ERROR)

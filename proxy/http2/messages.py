@@ -13,6 +13,7 @@ from mesh.http.headers import Fields, Headers
 from mesh.http.message import HTTP2, KNOWN_REQUEST_FIELDS, NOT_SENT, RequestHead, ResponseHead
 from mesh.http.outcome import ExpectationFailed, NotImplementedMethod, UpstreamProtocolError
 from proxy.http2.errors import ErrorCode, StreamFault
+from proxy.websocket import KEY
 
 MAX_COUNT = 100  # as in HTTP/1.1
 _FORBIDDEN = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
@@ -80,9 +81,12 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
     authority = pseudo.get(b":authority", host)
     if not _METHOD.fullmatch(method):
         raise _malformed(":method is missing or no token (§8.3.1)")
-    if method == b"CONNECT":
+    protocol = pseudo.get(b":protocol")
+    if method == b"CONNECT" and protocol is None:
         message = "CONNECT is not carried by this sidecar"
         raise NotImplementedMethod(message)
+    if protocol is not None and (method != b"CONNECT" or ended or not _METHOD.fullmatch(protocol)):
+        raise _malformed(":protocol without CONNECT, or with nothing to follow (RFC 8441 §4)")
     if b":scheme" not in pseudo or not _TARGET.fullmatch(path) or not (path[:1] == b"/" or (path, method) == _ASTERISK):
         raise _malformed(":scheme or :path is missing or malformed (§8.3.1)")
     if authority is None or (host is not None and host != authority) or not _AUTHORITY.fullmatch(authority):
@@ -94,11 +98,14 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
     call = _grpc_call(of_grpc) if is_grpc else None
     if call is None:
         plain += of_grpc
+    if protocol is not None:
+        method = b"GET"  # as in HTTP/1.1, where the same request is an upgrade (RFC 6455 §4.1)
     head = RequestHead(method, path, authority, Fields(plain), known)
     head.grpc = call
     head.version = HTTP2
     head.content_length = length
-    head.has_body = not ended
+    head.has_body = not ended and protocol is None
+    head.upgrade = None if protocol is None else protocol.lower()
     head.expects_continue = expects
     head.wants_trailers = wants_trailers
     return head
@@ -120,13 +127,13 @@ def _grpc_call(fields: Headers) -> GrpcCall:
 
 def request_fields(head: RequestHead, added: list[bytes]) -> Headers:
     """The fields of a request to an endpoint, with the lines (``name: value``) that the mesh adds."""
-    fields: Headers = [
-        (b":method", head.method),
-        (b":scheme", b"http"),
-        (b":path", head.target),
-        (b":authority", head.authority),
-        *head.fields.pairs,
-    ]
+    plain = head.fields.pairs
+    if head.upgrade is None:
+        fields: Headers = [(b":method", head.method)]
+    else:
+        fields = [(b":method", b"CONNECT"), (b":protocol", head.upgrade)]
+        plain = [pair for pair in plain if pair[0] != KEY]  # RFC 8441 §5: there is none
+    fields += [(b":scheme", b"http"), (b":path", head.target), (b":authority", head.authority), *plain]
     for line in added:
         name, _, value = line.partition(b": ")
         fields.append((name, value))
@@ -188,7 +195,7 @@ def trailers(fields: Headers) -> Headers:
     return fields
 
 
-_REQUEST_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
+_REQUEST_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
 _RESPONSE_DROPPED = frozenset((b"te", b"proxy-authenticate", b"proxy-authorization"))
 _ASTERISK = (b"*", b"OPTIONS")
 

@@ -6,15 +6,18 @@ pool's decision (``upstream/http2_pool.py``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.http.headers import Headers
-from mesh.http.message import RequestHead, ResponseHead
+from mesh.http.message import SWITCHED, WEBSOCKET, RequestHead, ResponseHead
 from mesh.http.outcome import ProxyError, UpstreamProtocolError, UpstreamReset
 from proxy.http2.codec import Stream
 from proxy.http2.connection import Http2Connection
 from proxy.http2.errors import ErrorCode, StreamFault, code_name
 from proxy.http2.messages import request_fields, response_head, trailers
+from proxy.websocket import ACCEPT, KEY, accept_for
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
@@ -37,6 +40,7 @@ class Http2Upstream(Http2Connection):
         self.reserved = 0
         """Streams given to attempts that have not begun them yet."""
         self.idle_since_s = 0.0
+        self._until_settings: list[Callable[[], None]] = []
 
     @property
     def room(self) -> int:
@@ -65,6 +69,20 @@ class Http2Upstream(Http2Connection):
         how = f"reset ({exc})" if exc else "closed"
         return UpstreamReset(f"{endpoint} {how} the connection before its answer was whole")
 
+    def after_settings(self, do: Callable[[], None]) -> None:
+        """Do it once the endpoint has said what it takes."""
+        if self.codec.awaits_settings:
+            self._until_settings.append(do)
+        else:
+            do()
+
+    def on_settings(self) -> None:
+        """See Events. The room may have changed too."""
+        waiting, self._until_settings = self._until_settings, []
+        for do in waiting:
+            do()
+        self.pool.freed(self)
+
     def on_goaway(self, code: int, message: bytes) -> None:
         """The endpoint takes no more streams: those under way are finished, new ones go elsewhere."""
         del code, message
@@ -82,7 +100,17 @@ class Http2Upstream(Http2Connection):
 class UpstreamStream:
     """One attempt's way to an endpoint. See ``ports.UpstreamStream`` and ``codec.Owner``."""
 
-    __slots__ = ("_attempt", "_connection", "_has_head", "_informational", "_is_begun", "_stream")
+    __slots__ = (
+        "_attempt",
+        "_connection",
+        "_has_head",
+        "_informational",
+        "_is_begun",
+        "_is_open",
+        "_is_tunnel",
+        "_stream",
+        "_websocket_key",
+    )
 
     def __init__(self, connection: Http2Upstream) -> None:
         """Nothing is sent yet; its number is taken when it starts, so that numbers go out in order (§5.1.1)."""
@@ -92,6 +120,9 @@ class UpstreamStream:
         self._has_head = False
         self._informational = 0
         self._is_begun = False
+        self._is_tunnel = False
+        self._is_open = False
+        self._websocket_key = b""
 
     # --- the attempt's side -----------------------------------------------------------------------------------------
 
@@ -99,6 +130,25 @@ class UpstreamStream:
         """See ports.UpstreamStream."""
         connection = self._connection
         self._attempt = attempt
+        if head.upgrade is not None:
+            connection.after_settings(partial(self._start_tunnel, attempt, head, added))
+        else:
+            self._start(attempt, head, added, body, ended=ended)
+
+    def _start_tunnel(self, attempt: Attempt, head: RequestHead, added: list[bytes]) -> None:
+        if self._attempt is not attempt:
+            return  # given up meanwhile
+        if not self._connection.codec.peer_takes_tunnels:
+            endpoint = self._connection.pool.endpoint
+            message = f"{endpoint} takes no {(head.upgrade or b'').decode()} over HTTP/2 (RFC 8441); see appProtocol"
+            self.fail(UpstreamProtocolError(message))
+            return
+        self._websocket_key = (head.header(KEY) or b"") if head.upgrade == WEBSOCKET else b""
+        self._is_tunnel = True
+        self._start(attempt, head, added, b"", ended=False)
+
+    def _start(self, attempt: Attempt, head: RequestHead, added: list[bytes], body: bytes, *, ended: bool) -> None:
+        connection = self._connection
         self._is_begun = True
         connection.reserved -= 1
         if connection.is_closed or not connection.codec.room:
@@ -112,7 +162,7 @@ class UpstreamStream:
         stream.owner = self
         fields = request_fields(head, added)
         if not head.has_body:
-            codec.send_headers(stream, fields, ended=True)
+            codec.send_headers(stream, fields, ended=not self._is_tunnel)
         else:
             codec.send_headers(stream, fields, ended=False)
             if ended:
@@ -147,7 +197,9 @@ class UpstreamStream:
     def cancel(self) -> None:
         """See ports.UpstreamStream: RST_STREAM, and the connection serves on."""
         self._attempt = None
-        self._close(ErrorCode.CANCEL)
+        stream = self._stream
+        is_over = stream is None or (stream.remote_ended and (stream.local_ended or stream.pending_end is not None))
+        self._close(None if is_over else ErrorCode.CANCEL)
 
     # --- what the endpoint sends ------------------------------------------------------------------------------------
 
@@ -172,6 +224,9 @@ class UpstreamStream:
             self._inform(attempt, head)
             return
         self._has_head = True
+        if self._is_tunnel and head.status == 200 and not ended:
+            self._open_tunnel(attempt, head)
+            return
         if ended:
             self._over()
             attempt.on_answer(head, b"")
@@ -179,6 +234,13 @@ class UpstreamStream:
         if self._stream is not None and attempt.method != b"HEAD" and head.status != 304:
             self._stream.expected = head.content_length
         attempt.on_head(head)
+
+    def _open_tunnel(self, attempt: Attempt, head: ResponseHead) -> None:
+        """The endpoint agrees: to the exchange that is what it is in HTTP/1.1."""
+        self._is_open = True
+        if self._websocket_key:
+            head.fields.append(ACCEPT, accept_for(self._websocket_key))
+        attempt.on_head(ResponseHead(SWITCHED, head.fields))
 
     def on_data(self, piece: bytes) -> None:
         """A piece of the answer's body."""
@@ -189,7 +251,10 @@ class UpstreamStream:
         """The answer is complete."""
         attempt = self._attempt
         if attempt is not None:
-            self._over()
+            if self._is_open:
+                self._attempt = None  # our direction of the tunnel goes on
+            else:
+                self._over()
             attempt.on_end([])
 
     def on_reset(self, code: int, *, is_unprocessed: bool) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mesh.http.grpc import FAILURES
-from mesh.http.message import ResponseHead
+from mesh.http.message import WEBSOCKET, ResponseHead
 from mesh.http.outcome import Fault, ProxyError
 from mesh.model.name import Name
 from mesh.model.policy import ServicePolicy
@@ -85,6 +85,7 @@ class UpstreamService:
         self.plane = plane
         self.name = name
         self.policy = policy or ServicePolicy(name)
+        self.upgrades = upgrades_of(self.policy)
         self.usage = Usage(self.policy.limits, plane.shares)
         self.budget = RetryBudget(self.policy.retry_budget, plane.shares)
         self.endpoints: dict[str, UpstreamEndpoint] = {}
@@ -111,6 +112,7 @@ class UpstreamService:
     def set_policy(self, policy: ServicePolicy | None) -> None:
         """Take another policy; counts under way stay as they are."""
         self.policy = policy or ServicePolicy(self.name)
+        self.upgrades = upgrades_of(self.policy)
         self.usage.limits = self.policy.limits
         self.budget.policy = self.policy.retry_budget
         self._refresh()
@@ -175,6 +177,11 @@ class UpstreamService:
             endpoint.refresh()
         for cluster in self._clusters.values():
             cluster.refresh()
+
+
+def upgrades_of(policy: ServicePolicy) -> frozenset[bytes]:
+    """The protocols that requests may change to: WebSocket, and what the policy names."""
+    return frozenset((WEBSOCKET, *(token.encode() for token in policy.upgrades)))
 
 
 def _moved(old: Endpoint, new: Endpoint) -> bool:

@@ -79,6 +79,8 @@ class Peer:
         stream.owner = Owner(self, stream.id)
         self.heard.append(("request", stream.id, request.method, request.target, ended))
 
+    def on_settings(self) -> None: ...
+
     def on_goaway(self, code: int, message: bytes) -> None:
         self.heard.append(("goaway", code))
 

@@ -201,6 +201,21 @@ async def is_open(port: int) -> bool:
     return True
 
 
+async def test_a_request_goes_out_at_once_and_not_with_the_next_event(tmp_path: Path) -> None:
+    """An HTTP/1.1 request on an HTTP/2 connection that is there already: the sweep every 100 ms must not be its ride."""
+    (tmp_path / "index.html").write_text("x")
+    port = free_port()
+    command = (require("nghttpd"), "--no-tls", "-d", tmp_path, "-a", "127.0.0.1", str(port))
+    async with mesh().start() as m, Process.start(*command, log=tmp_path / "log") as server:
+        m.plane.deadlines.close()  # no sweep
+        m.plane.apply_endpoints(name("pay"), (Endpoint("n", "127.0.0.1", port, {"http2": "true"}),))
+        await server.until(lambda: is_open(port), what="nghttpd")
+        client = await m.connect()
+        for _ in range(20):
+            client.send(b"GET /index.html HTTP/1.1\r\nhost: pay\r\n\r\n")
+            assert (await client.receive()).status == 200
+
+
 async def test_h2load_loses_no_request(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("x" * 100)
     port = free_port()

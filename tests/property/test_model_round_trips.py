@@ -128,6 +128,7 @@ policies = st.builds(
     st.builds(RetryBudgetPolicy, percents, st.integers(0, 100)),
     st.integers(1, 60_000).map(lambda ms: ms / 1000),
     st.none() | st.sampled_from(AppProtocol),
+    st.lists(st.sampled_from(["echo/1", "irc", "x-tunnel/2.0"]), max_size=2, unique=True).map(tuple),
 )
 resources = routes() | policies
 

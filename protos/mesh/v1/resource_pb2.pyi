@@ -142,7 +142,7 @@ class Retry(_message.Message):
     def __init__(self, codes: _Optional[_Iterable[int]] = ..., attempts: _Optional[int] = ..., backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., grpc_codes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ServicePolicy(_message.Message):
-    __slots__ = ("name", "subsets", "outlier_detection", "limits", "retry_budget", "connect_timeout", "app_protocol")
+    __slots__ = ("name", "subsets", "outlier_detection", "limits", "retry_budget", "connect_timeout", "app_protocol", "upgrades")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUBSETS_FIELD_NUMBER: _ClassVar[int]
     OUTLIER_DETECTION_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +150,7 @@ class ServicePolicy(_message.Message):
     RETRY_BUDGET_FIELD_NUMBER: _ClassVar[int]
     CONNECT_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     APP_PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    UPGRADES_FIELD_NUMBER: _ClassVar[int]
     name: Name
     subsets: _containers.RepeatedCompositeFieldContainer[Subset]
     outlier_detection: OutlierDetection
@@ -157,7 +158,8 @@ class ServicePolicy(_message.Message):
     retry_budget: RetryBudget
     connect_timeout: _duration_pb2.Duration
     app_protocol: str
-    def __init__(self, name: _Optional[_Union[Name, _Mapping]] = ..., subsets: _Optional[_Iterable[_Union[Subset, _Mapping]]] = ..., outlier_detection: _Optional[_Union[OutlierDetection, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., retry_budget: _Optional[_Union[RetryBudget, _Mapping]] = ..., connect_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., app_protocol: _Optional[str] = ...) -> None: ...
+    upgrades: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[_Union[Name, _Mapping]] = ..., subsets: _Optional[_Iterable[_Union[Subset, _Mapping]]] = ..., outlier_detection: _Optional[_Union[OutlierDetection, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., retry_budget: _Optional[_Union[RetryBudget, _Mapping]] = ..., connect_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., app_protocol: _Optional[str] = ..., upgrades: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Subset(_message.Message):
     __slots__ = ("name", "metadata")

@@ -1,0 +1,284 @@
+"""Bytes that pass as they are: what follows an upgrade (WebSocket), a TCP connection, a CONNECT.
+
+To the exchange a tunnel is a request and an answer whose bodies have no end of their own: both sides relay through
+``RequestBody`` and ``Attempt`` as ever, with their backpressure. Each side may close its direction first (half-close),
+and the tunnel is over when both have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, cast
+
+from mesh.http.headers import Headers
+from mesh.http.message import RequestHead, ResponseHead
+from mesh.http.outcome import ClientGone, TunnelIdle, UpstreamReset
+from proxy.request_body import RequestBody
+
+if TYPE_CHECKING:
+    from proxy.attempt import Attempt
+    from proxy.exchange import Exchange
+    from proxy.listener import Listener
+    from proxy.trampoline import Trampoline
+    from proxy.upstream.endpoint import UpstreamEndpoint
+
+
+class TunnelEnd(asyncio.Protocol):
+    """What both ends share: writing, and closing one direction once what was written has gone out."""
+
+    __slots__ = ("_closes_when_empty", "is_writable", "transport")
+
+    def __init__(self, transport: asyncio.Transport | None = None) -> None:
+        """``transport`` of a connection that has become a tunnel."""
+        self.transport: asyncio.Transport = cast("asyncio.Transport", transport)
+        self.is_writable = True
+        self._closes_when_empty = False
+
+    def write(self, data: bytes) -> None:
+        """Send bytes on."""
+        if not self.transport.is_closing():  # uvloop raises where asyncio shrugs
+            self.transport.write(data)
+
+    def half_close(self) -> None:
+        """Send no more, once all that was written is out; the other direction goes on."""
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if not self._closes_when_empty:
+            self._closes_when_empty = True
+            # uvloop sends at the end of the loop's turn, so that there may be something left whatever the buffer says.
+            asyncio.get_running_loop().call_soon(self.half_close)
+        elif transport.get_write_buffer_size():
+            transport.set_write_buffer_limits(high=0)  # we are told when it is empty: see resume_writing
+        else:
+            # Never write_eof() on uvloop: it dies with a double free under churn (DESIGN.md). dup + shutdown is safe.
+            with suppress(OSError), socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as twin:
+                twin.shutdown(socket.SHUT_WR)
+
+    def resume_reading(self) -> None:
+        """Take bytes again."""
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def pause_reading(self) -> None:
+        """Take no more bytes for now."""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+
+class TunnelDownstream(TunnelEnd):
+    """The client's end. See ``ports.DownstreamStream``."""
+
+    __slots__ = ("_last_s", "_listener", "_plane", "body", "exchange", "peer_address", "peer_port")
+
+    def __init__(self, listener: Listener, transport: asyncio.Transport | None = None) -> None:
+        """``transport`` of a connection that ``listener`` has admitted, where it is there already."""
+        super().__init__(transport)
+        self._listener = listener
+        self._plane = listener.plane
+        self._last_s = self._plane.now_s
+        self.exchange: Exchange | None = None
+        self.body = RequestBody(self, keeps=False)
+        self.peer_address = ""
+        self.peer_port = 0
+
+    # --- the transport's side ---------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        self._last_s = self._plane.now_s
+        self.body.on_data(data)
+        if self._plane.trampoline.dirty:
+            self._plane.trampoline.drain()
+
+    def eof_received(self) -> bool:
+        """The client sends no more, and may still read."""
+        self.end_of_client()
+        self._plane.trampoline.drain()
+        return True
+
+    def end_of_client(self) -> None:
+        """Its direction is over."""
+        if not self.body.ended:
+            self.body.on_end([])
+            if self.exchange is not None:
+                self.exchange.post(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Closed, by either side."""
+        self._listener.forget(self)
+        if self.exchange is not None:
+            how = f"reset ({exc})" if exc else "closed"
+            self.exchange.post(ClientGone(f"the client {how} the connection before the other side had ended"))
+        self._plane.trampoline.drain()
+
+    def pause_writing(self) -> None:
+        """The client reads slowly."""
+        self.is_writable = False
+        if self.exchange is not None:
+            self.exchange.on_downstream_writable(writable=False)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self.is_writable = True
+        if self._closes_when_empty:
+            self.half_close()
+        elif self.exchange is not None:
+            self.exchange.on_downstream_writable(writable=True)
+            self._plane.trampoline.drain()
+
+    def check_time(self, now: float) -> None:
+        """End a tunnel in which nothing has moved for long (once a second)."""
+        idle_s = self._listener.limits.tunnel_idle_s
+        if now - self._last_s > idle_s:
+            if self.exchange is None:
+                self.transport.abort()
+            else:
+                self._last_s = now
+                self.exchange.post(TunnelIdle(f"nothing passed in either direction for {idle_s:g} s"))
+                self._plane.trampoline.drain()
+
+    # --- the exchange's side ----------------------------------------------------------------------------------------
+
+    def respond(self, head: ResponseHead, pieces: list[bytes], trailers: Headers, *, ended: bool) -> None:
+        """See ports.DownstreamStream: an answer of the mesh has no form here but the end of the connection."""
+        del head, pieces, trailers, ended
+        self.transport.abort()
+
+    def send_informational(self, head: ResponseHead) -> None:
+        """See ports.DownstreamStream."""
+
+    def send_data(self, piece: bytes) -> None:
+        """See ports.DownstreamStream."""
+        self._last_s = self._plane.now_s
+        self.write(piece)
+
+    def send_end(self, trailers: Headers) -> None:
+        """See ports.DownstreamStream."""
+        del trailers
+        self.half_close()
+
+    def abort(self) -> None:
+        """See ports.DownstreamStream."""
+        self.transport.abort()
+
+    def close_after(self) -> None:
+        """See ports.DownstreamStream."""
+
+    def pause(self) -> None:
+        """See ports.DownstreamStream."""
+        self.pause_reading()
+
+    def open_tunnel(self, head: ResponseHead, exchange: Exchange) -> TunnelDownstream:
+        """See ports.DownstreamStream: a TCP connection is one from the start."""
+        del head, exchange
+        return self
+
+    def exchange_done(self, *, request_ended: bool) -> None:
+        """See ports.DownstreamStream."""
+        del request_ended
+        self.exchange = None
+        if not self.transport.is_closing():
+            self.transport.close()  # what is written still goes out
+
+    def __repr__(self) -> str:
+        """For debugging."""
+        return f"<TunnelDownstream {self.peer_address}:{self.peer_port}>"
+
+
+class TunnelUpstream(TunnelEnd):
+    """The endpoint's end. See ``ports.UpstreamStream``."""
+
+    __slots__ = ("_attempt", "_connection", "_endpoint", "_has_ended", "_trampoline")
+
+    def __init__(
+        self,
+        endpoint: UpstreamEndpoint,
+        trampoline: Trampoline,
+        connection: asyncio.Protocol,
+        transport: asyncio.Transport,
+        attempt: Attempt,
+    ) -> None:
+        """``connection`` is what the endpoint's pool knows it as."""
+        super().__init__(transport)
+        self._endpoint = endpoint
+        self._trampoline = trampoline
+        self._connection = connection
+        self._attempt: Attempt | None = attempt
+        self._has_ended = False
+
+    # --- the transport's side ---------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the endpoint."""
+        if self._attempt is not None:
+            self._attempt.on_data(data)
+            if self._trampoline.dirty or self._trampoline.ready:
+                self._trampoline.drain()
+
+    def eof_received(self) -> bool:
+        """The endpoint sends no more, and may still read."""
+        self._end()
+        self._trampoline.drain()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Closed, by either side."""
+        self._connection.connection_lost(exc)  # the pool's books
+        if exc is not None and self._attempt is not None:
+            attempt, self._attempt = self._attempt, None
+            attempt.on_error(UpstreamReset(f"{self._endpoint} reset the connection ({exc})"))
+        self._end()
+        self._trampoline.drain()
+
+    def pause_writing(self) -> None:
+        """The endpoint reads slowly."""
+        self.is_writable = False
+        if self._attempt is not None:
+            self._attempt.on_writable(writable=False)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self.is_writable = True
+        if self._closes_when_empty:
+            self.half_close()
+        elif self._attempt is not None:
+            self._attempt.on_writable(writable=True)
+            self._trampoline.drain()
+
+    # --- the attempt's side -----------------------------------------------------------------------------------------
+
+    def start(self, attempt: Attempt, head: RequestHead, added: list[bytes], body: bytes, *, ended: bool) -> None:
+        """See ports.UpstreamStream: it has been started."""
+
+    def send_data(self, piece: bytes) -> None:
+        """See ports.UpstreamStream."""
+        self.write(piece)
+
+    def send_end(self, trailers: Headers) -> None:
+        """See ports.UpstreamStream."""
+        del trailers
+        self.half_close()
+
+    def pause(self) -> None:
+        """See ports.UpstreamStream."""
+        self.pause_reading()
+
+    def cancel(self) -> None:
+        """See ports.UpstreamStream: the tunnel is over. What was written still goes out if it ended in order."""
+        is_over = self._has_ended and self._closes_when_empty
+        self._attempt = None
+        if not self.transport.is_closing():
+            if is_over:
+                self.transport.close()
+            else:
+                self.transport.abort()
+
+    def _end(self) -> None:
+        self._has_ended = True
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.on_end([])
