@@ -72,7 +72,7 @@ protos-check: setup ## does the committed generated code match the .proto files?
 	@diff -r -x '*.proto' -x __init__.py -x py.typed -x __pycache__ build/protos-check/protos protos \
 		|| { echo 'The generated code differs from the .proto files: run `make protos`.'; exit 1; }
 
-bench: setup peers ## side by side with real proxies, 20 minutes at most (QUICK=1: a rough answer in 3)
+bench: setup peers ## side by side with real proxies, 20 minutes at most (QUICK=1: a rough answer in 4)
 	@$(with_consul) $(BIN)/python -m tests.bench $(if $(QUICK),--quick)
 
 fuzz: setup ## the property tests with 100 times the examples (EXAMPLES=n for each test)

@@ -1,7 +1,7 @@
 """``python -m tests.bench``: measures, prints as it goes, writes build/bench.json and docs/benchmarks.md.
 
 python -m tests.bench                                      everything, 20 minutes at most
-python -m tests.bench --quick                              a rough answer in three
+python -m tests.bench --quick                              a rough answer in four
 python -m tests.bench --case http1-full --rounds 3 --proxies envoy
                                                            one case, us and Envoy; writes no files
 python -m tests.bench --case http1-full --profile          where the time goes, by perf
@@ -19,7 +19,7 @@ from dataclasses import replace
 import uvloop
 
 from tests.bench import http_case, low_load, memory, push, weights
-from tests.bench.cases import HTTP_CASES, LOW_LOAD, PEER, US
+from tests.bench.cases import HTTP2_CASES, HTTP_CASES, LOW_LOAD, PEER, US
 from tests.bench.fleet import absent
 from tests.bench.load import BenchError
 from tests.bench.machine import cores, description, raise_file_limit
@@ -34,7 +34,7 @@ Measure = Callable[[Plan], Awaitable[Result]]
 REPEAT_NEEDS_S = 200.0  # the longest case; a repeat that would not end in time is not begun
 
 CASES: dict[str, Measure] = {
-    **{case.name: functools.partial(http_case.run, case) for case in HTTP_CASES},
+    **{case.name: functools.partial(http_case.run, case) for case in (*HTTP_CASES, *HTTP2_CASES)},
     LOW_LOAD.name: functools.partial(low_load.run, LOW_LOAD),
     "memory": memory.run,
     "push-200": functools.partial(push.run, 200),
@@ -111,7 +111,7 @@ async def _again(first: Result, plan: Plan) -> Result:
 
 
 async def _profile(names: list[str]) -> int:
-    case = next((case for case in HTTP_CASES if case.name in names), HTTP_CASES[0])
+    case = next((case for case in (*HTTP_CASES, *HTTP2_CASES) if case.name in names), HTTP_CASES[0])
     try:
         print(f"{case.name}, {US}\n\n{await profile(case)}")
     except BenchError as error:
@@ -131,7 +131,7 @@ def _write(results: list[Result], machine: dict[str, str], plan: Plan) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few and short rounds: three minutes")
+    parser.add_argument("--quick", action="store_true", help="few and short rounds: four minutes")
     parser.add_argument("--case", action="append", choices=list(CASES), help="only this case; repeatable; no files")
     parser.add_argument("--rounds", type=int, help="rounds of each case")
     parser.add_argument("--seconds", type=int, help="of load in each round")

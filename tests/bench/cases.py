@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tests.bench.traffic import Traffic
 
@@ -15,9 +16,15 @@ MAX_TWIN_DIFFERENCE = 0.05
 MAX_TWIN_DIFFERENCE_P99 = 0.10
 
 
+Load = Literal["wrk", "grpc-unary", "grpc-stream"]
+"""What drives a proxy: wrk speaks HTTP/1.1, our own gRPC client (unary calls, or one stream of messages) HTTP/2."""
+Behind = Literal["http1", "http2", "grpc"]
+"""What the upstreams are: nginx by either version, or our own gRPC program."""
+
+
 @dataclass(frozen=True, slots=True)
 class HttpCase:
-    """wrk at full speed; the bar is on processor time for each request, as a ratio to Envoy's."""
+    """Load at full speed; the bar is on processor time for each request, as a ratio to Envoy's."""
 
     name: str
     what: str
@@ -30,6 +37,15 @@ class HttpCase:
     """At least so many, but in a quick run: more where three proxies leave time for a narrower interval."""
     logs: bool = False
     trace_ratio: float = 0.01
+    load: Load = "wrk"
+    behind: Behind = "http1"
+    streams: int = 1
+    """Calls at a time on each connection."""
+
+    @property
+    def counted(self) -> str:
+        """What the processor time is divided by."""
+        return "message" if self.load == "grpc-stream" else "request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +68,25 @@ HTTP_CASES = (
     HttpCase("http1-64kib", "bodies of 64 KiB", None, Traffic(body="64kib"), ALL),
     HttpCase("http1-1mib", "bodies of 1 MiB", 1.1, Traffic(body="1mib"), ALL, connections=16),
     HttpCase("http1-new-connections", "a new connection for each request", 0.8, Traffic(closes=True), ALL),
+)
+HTTP2_CASES = (
+    HttpCase(
+        "grpc-unary",
+        "gRPC calls of 20 bytes over HTTP/2, all features, 4 connections with 16 calls each at a time",
+        0.75,
+        load="grpc-unary",
+        behind="grpc",
+        connections=4,
+        streams=16,
+    ),
+    HttpCase(
+        "grpc-stream",
+        "one gRPC stream both ways, messages of 100 bytes; all figures are for a message",
+        0.8,
+        load="grpc-stream",
+        behind="grpc",
+        connections=1,
+    ),
+    HttpCase("http1-to-http2", "as http1-full, but the upstreams speak HTTP/2", 0.8, behind="http2"),
 )
 LOW_LOAD = LowLoadCase()

@@ -13,7 +13,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import upstream
+from tests.bench import grpc_upstream, upstream
+from tests.bench.cases import Behind
 from tests.bench.load import BenchError
 from tests.bench.machine import LOAD_CORE, PROXY_CORE, pinned
 from tests.bench.peers import Site, peers
@@ -60,7 +61,9 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(names: Sequence[str], *, logs: bool = False, trace_ratio: float = 0.01) -> AsyncIterator[Fleet]:
+async def fleet(
+    names: Sequence[str], *, logs: bool = False, trace_ratio: float = 0.01, behind: Behind = "http1"
+) -> AsyncIterator[Fleet]:
     """Start the proxies of these names and what they need. ``logs``: each writes its access log."""
     known = peers()
     missing = absent()
@@ -68,8 +71,9 @@ async def fleet(names: Sequence[str], *, logs: bool = False, trace_ratio: float 
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mesh-bench-")))
         ports = tuple(free_ports(UPSTREAMS))
         otlp_http, otlp_grpc = free_ports(2)
-        behind = _folder(directory, "upstream")
-        await stack.enter_async_context(Process.start(*upstream.command(behind, ports), log=behind / "upstream.log"))
+        await stack.enter_async_context(
+            Process.start(*_upstream(behind, _folder(directory, "upstream"), ports), log=directory / "upstream.log")
+        )
         sink = await stack.enter_async_context(
             Process.start(
                 *pinned(LOAD_CORE, sys.executable, "-m", "tests.bench.sink", str(otlp_http), str(otlp_grpc)),
@@ -83,7 +87,7 @@ async def fleet(names: Sequence[str], *, logs: bool = False, trace_ratio: float 
                 continue
             folder = _folder(directory, name)
             log = folder / "access.log" if logs else None
-            site = Site(name, folder, free_port(), free_port(), ports, otlp_http, otlp_grpc, trace_ratio, log)
+            site = Site(name, folder, free_port(), free_port(), ports, otlp_http, otlp_grpc, trace_ratio, log, behind)
             command = known[name](site)
             process = await stack.enter_async_context(
                 Process.start(*pinned(PROXY_CORE, *command.words), log=folder / "output.log", env=command.env)
@@ -93,6 +97,12 @@ async def fleet(names: Sequence[str], *, logs: bool = False, trace_ratio: float 
             forwards = functools.partial(answers, proxy.port, "/r0/items/1")
             await proxy.process.until(forwards, what=f"{proxy.name} to forward", timeout_s=START_S)
         yield Fleet(directory, ports, proxies, otlp_http, otlp_grpc)
+
+
+def _upstream(behind: Behind, directory: Path, ports: tuple[int, ...]) -> list[str | Path]:
+    if behind == "grpc":
+        return grpc_upstream.command(ports)
+    return upstream.command(directory, ports, http2=behind == "http2")
 
 
 def absent() -> dict[str, str]:

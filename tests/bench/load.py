@@ -1,9 +1,15 @@
-"""Load, and what it cost: wrk drives one proxy at a time, and the proxy's processor time is read around it."""
+"""Load, and what it cost: wrk, or our own gRPC client, drives one proxy at a time.
+
+The proxy's processor time is read around it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +30,7 @@ class Run:
     """One proxy under load once. Latencies in microseconds."""
 
     requests: int
+    """Or messages, where the load is one stream of them."""
     seconds: float
     p50_us: float
     p99_us: float
@@ -58,19 +65,7 @@ async def wrk(port: int, pid: int, script: Path, seconds: int, connections: int)
     command = pinned(
         LOAD_CORE, program, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script, f"http://127.0.0.1:{port}/"
     )
-    before = cpu_time(pid)
-    child = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    try:
-        async with asyncio.timeout(seconds + GRACE_S):
-            output, _ = await child.communicate()
-    except TimeoutError:
-        child.kill()
-        await child.wait()
-        raise BenchError(f"wrk did not end within {seconds + GRACE_S:g} s") from None
-    await asyncio.sleep(SETTLE_S)
-    used = cpu_time(pid) - before
+    output, used = await _drive("wrk", command, pid, seconds + GRACE_S)
     found = _RESULT.search(output)
     if found is None:
         raise BenchError(f"wrk said: {output.decode(errors='replace').strip()[:200]}")
@@ -82,3 +77,37 @@ async def wrk(port: int, pid: int, script: Path, seconds: int, connections: int)
             f"of {requests} requests {bad_status} were answered with an error; broken off: {told or 'none'}"
         )
     return Run(requests, duration_us / 1e6, p50_us, p99_us, used)
+
+
+async def calls(port: int, pid: int, words: Sequence[str], seconds: int) -> Run:
+    """Drive the proxy with tests.bench.grpc_client, of which ``words`` follow the time. Raises BenchError.
+
+    ``words`` begins with what it is to do.
+    """
+    kind, *more = words
+    command = pinned(LOAD_CORE, sys.executable, "-m", "tests.bench.grpc_client", kind, str(port), str(seconds), *more)
+    output, used = await _drive("the gRPC client", command, pid, seconds + GRACE_S)
+    try:
+        said = json.loads(output)
+    except ValueError:
+        raise BenchError(f"the gRPC client said: {output.decode(errors='replace').strip()[-500:]}") from None
+    if not said["count"]:
+        raise BenchError("nothing was answered")
+    return Run(said["count"], said["seconds"], said["p50_us"], said["p99_us"], used)
+
+
+async def _drive(what: str, command: list[str | Path], pid: int, timeout_s: float) -> tuple[bytes, CpuTime]:
+    """Run a load generator to its end: what it said, and the processor time of ``pid`` meanwhile."""
+    before = cpu_time(pid)
+    child = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            output, _ = await child.communicate()
+    except TimeoutError:
+        child.kill()
+        await child.wait()
+        raise BenchError(f"{what} did not end within {timeout_s:g} s") from None
+    await asyncio.sleep(SETTLE_S)
+    return output, cpu_time(pid) - before

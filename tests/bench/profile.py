@@ -1,4 +1,4 @@
-"""Where a sidecar's time goes: perf, while wrk drives it. Needs perf and the right to use it."""
+"""Where a sidecar's time goes: perf, while it is driven. Needs perf and the right to use it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import shutil
 
 from tests.bench.cases import US, HttpCase
 from tests.bench.fleet import fleet
-from tests.bench.load import BenchError, wrk
-from tests.bench.traffic import wrk_script
+from tests.bench.http_case import drive
+from tests.bench.load import BenchError
 
 SECONDS = 5
 LINES = 60
@@ -19,17 +19,15 @@ async def profile(case: HttpCase) -> str:
     perf = shutil.which("perf")
     if perf is None:
         raise BenchError("perf is absent: sudo apt-get install linux-perf")
-    async with fleet((US,), logs=case.logs, trace_ratio=case.trace_ratio) as running:
-        script = running.directory / "requests.lua"
-        script.write_text(wrk_script(case.traffic.requests()))
+    async with fleet((US,), logs=case.logs, trace_ratio=case.trace_ratio, behind=case.behind) as running:
         proxy = running.proxies[US]
-        await wrk(proxy.port, proxy.pid, script, 1, case.connections)
+        await drive(proxy, case, running.directory, 1)
         data = running.directory / "perf.data"
         options = ("-q", "-e", "cpu-clock", "-F", "997", "-o", data, "-p", str(proxy.pid))
         recorder = await asyncio.create_subprocess_exec(
             perf, "record", *options, "--", "sleep", str(SECONDS), stderr=asyncio.subprocess.PIPE
         )
-        await wrk(proxy.port, proxy.pid, script, SECONDS, case.connections)
+        await drive(proxy, case, running.directory, SECONDS)
         _, errors = await recorder.communicate()
         if recorder.returncode:
             raise BenchError(f"perf record failed: {errors.decode(errors='replace')[-500:]}")

@@ -94,8 +94,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.system_us:.1f}" if has_cpu else "",
         f"{row.requests_per_s:.0f}",
         f"{row.busy_ratio:.0%}" if has_cpu else "",
-        f"{row.p50_us:.0f}",
-        f"{row.p99_us:.0f}",
+        f"{row.p50_us:.0f}" if row.p50_us else "",  # none where the load is one stream
+        f"{row.p99_us:.0f}" if row.p99_us else "",
         _median(row.ratio),
         f"{row.ratio.low:.2f}–{row.ratio.high:.2f}" if row.ratio.exists else "",
         _median(row.p50_ratio),
@@ -140,6 +140,11 @@ def _method(plan: Plan) -> str:
   listens on ten ports, answers of 66 bytes) share core 1. Everything is on loopback.
 - Load: `wrk -t1 -c64` (16 connections for 1 MiB) with 1000 different requests made beforehand: ten routes, varying
   paths and queries, eight or nine header fields (about 480 bytes), a traceparent on each, a request id on half.
+- gRPC: a client and a server of the benchmark's own, precomputed frames on uvloop, since h2load's requests are all alike
+  but for the path. Unary calls: ten fields, which all go into the dynamic table, a traceparent of its own on each, a
+  message of 20 bytes that is echoed, with gRPC's trailers. The stream: messages of 100 bytes, one DATA frame each, both
+  ways at once; figures are for a message there and back, and there are no latencies. http1-to-http2: wrk's load as
+  before, and the same nginx by HTTP/2 with prior knowledge.
 - CPU is user and system time of the proxy's process with all threads and workers, out of /proc, divided by the
   requests answered. "Core busy" is how much of its core the proxy had.
 - {plan.rounds} rounds or more of {plan.run_s:g} s for each proxy after {plan.warm_up_s:g} s of warming up, all proxies in each

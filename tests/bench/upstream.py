@@ -40,8 +40,8 @@ http {{
 """
 
 
-def command(directory: Path, ports: tuple[int, ...]) -> list[str | Path]:
-    """Write its configuration and what it serves."""
+def command(directory: Path, ports: tuple[int, ...], *, http2: bool = False) -> list[str | Path]:
+    """Write its configuration and what it serves. ``http2``: by prior knowledge, and nothing else."""
     www = directory / "www"
     www.mkdir()
     for name, size in SIZES.items():
@@ -52,7 +52,7 @@ def command(directory: Path, ports: tuple[int, ...]) -> list[str | Path]:
     path.write_text(
         _TEMPLATE.format(
             directory=directory,
-            listens="\n".join(f"    listen 127.0.0.1:{port} backlog=4096;" for port in ports),
+            listens="\n".join(f"    listen 127.0.0.1:{port}{' http2' * http2} backlog=4096;" for port in ports),
             body=body,
             files="\n".join(f"    location ~ ^/r[0-9]/{name}/ {{ try_files /{name} =404; }}" for name in SIZES),
         )

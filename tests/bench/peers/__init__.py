@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.bench.cases import Behind
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -24,6 +26,8 @@ class Site:
     """The share of requests that is recorded, by the proxy's own decision."""
     access_log: Path | None = None
     """Where every request is logged; None logs none."""
+    behind: Behind = "http1"
+    """What the upstreams speak. Where it is gRPC the callers speak HTTP/2, else HTTP/1.1."""
 
     @property
     def versions(self) -> dict[str, tuple[int, ...]]:

@@ -51,10 +51,12 @@ def command(site: Site) -> Command:
 def _bootstrap(site: Site) -> dict[str, Any]:
     http2 = {"@type": f"{_V3}.extensions.upstreams.http.v3.HttpProtocolOptions",
              "explicit_http_config": {"http2_protocol_options": {}}}  # fmt: skip
-    clusters = [_cluster(version, ports, lb_policy="LEAST_REQUEST") for version, ports in site.versions.items()]
-    clusters.append(
-        _cluster("otlp", (site.otlp_grpc,), typed_extension_protocol_options={_HTTP_OPTIONS: http2}),
-    )
+    spoken: dict[str, Any] = {"typed_extension_protocol_options": {_HTTP_OPTIONS: http2}}
+    behind = {} if site.behind == "http1" else spoken
+    clusters = [
+        _cluster(version, ports, lb_policy="LEAST_REQUEST", **behind) for version, ports in site.versions.items()
+    ]
+    clusters.append(_cluster("otlp", (site.otlp_grpc,), **spoken))
     batches = {
         "tracing.opentelemetry.min_flush_spans": SPANS_PER_BATCH,
         "tracing.opentelemetry.flush_interval_ms": SPANS_EVERY_MS,
@@ -70,7 +72,8 @@ def _listener(site: Site) -> dict[str, Any]:
     manager = {
         "@type": f"{_V3}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "bench",
-        "codec_type": "HTTP1",
+        "codec_type": "AUTO" if site.behind == "grpc" else "HTTP1",  # AUTO: the first request, by which it is
+        # seen to forward, is HTTP/1.1
         "generate_request_id": True,
         "use_remote_address": True,
         "via": "envoy",

@@ -20,7 +20,7 @@ def command(site: Site) -> Command:
         "inbound": "127.0.0.1:0",
         "admin": f"127.0.0.1:{site.admin_port}",
         "services": {SERVICE: endpoints(site)},
-        "routes": [route()],
+        "routes": [route(), *policies(site)],
     }
     if site.access_log is not None:
         settings |= {"access-log": "all", "access-log-format": "json", "access-log-path": str(site.access_log)}
@@ -53,6 +53,14 @@ def endpoints(site: Site) -> list[dict[str, Any]]:
         for version, ports in site.versions.items()
         for port in ports
     ]
+
+
+def policies(site: Site) -> list[dict[str, Any]]:
+    """A ServicePolicy that says what the upstreams speak, where it is not HTTP/1.1."""
+    if site.behind == "http1":
+        return []
+    policy = {"apiVersion": "mesh.sidemesh.dev/v1", "kind": "ServicePolicy", "metadata": {"name": SERVICE}}
+    return [policy | {"spec": {"appProtocol": site.behind}}]
 
 
 def route(service: str = SERVICE, name: str = SERVICE, rules: int = ROUTES) -> dict[str, Any]:
