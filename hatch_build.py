@@ -16,7 +16,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = ("proxy/http1/_splitter.c", "mesh/telemetry/_log_line.c")
+SOURCES = ("proxy/http1/_splitter.c", "proxy/http2/_octets.c", "mesh/telemetry/_log_line.c")
 FLAGS = ("-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2")
 REMEDY = "sudo apt-get install gcc python3-dev, then install again"
 

@@ -21,7 +21,8 @@ from typing import Protocol
 
 from mesh.http.headers import Headers
 from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault
-from proxy.http2.hpack import NO_TABLE, Decoder, encode
+from proxy.http2.hpack import NO_TABLE, Decoder
+from proxy.http2.octets import encode, join_data
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -202,6 +203,10 @@ class Connection:
             end = position + 9 + length
             if end > size:
                 break
+            if kind == DATA and not flags and not self._block_stream and not self.awaits_settings:
+                payload, position, empty = join_data(buffer, position)  # what one read brought goes on as one
+                self._read_data(number & LAST_STREAM, payload, empty)
+                continue
             self._read_frame(kind, flags, number & LAST_STREAM, buffer[position + 9 : end])
             position = end
         self._buffer = buffer[position:] if position else buffer
@@ -222,6 +227,15 @@ class Connection:
                 self._on_window_update(number, payload)
             else:
                 self._read_other(kind, flags, number, payload)
+        except StreamFault as fault:
+            self._fail(number, fault)
+
+    def _read_data(self, number: int, payload: bytes, empty: int) -> None:
+        """Plain frames of data, joined; so many of them were ``empty``."""
+        if empty:
+            self._spend(empty if payload else empty - 1)
+        try:
+            self._on_data(0, number, payload)
         except StreamFault as fault:
             self._fail(number, fault)
 
@@ -702,8 +716,8 @@ class Connection:
         if self._budget < BUDGET:
             self._budget += EARNED
 
-    def _spend(self) -> None:
-        self._budget -= 1
+    def _spend(self, count: int = 1) -> None:
+        self._budget -= count
         if self._budget < 0:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a flood of frames that achieve nothing")
 

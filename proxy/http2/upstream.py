@@ -37,6 +37,8 @@ class Http2Upstream(Http2Connection):
         super().__init__(trampoline)
         self.pool = pool
         self.served = 0
+        self.is_retired = False
+        """It takes no more streams, and is closed after its last one."""
         self.reserved = 0
         """Streams given to attempts that have not begun them yet."""
         self.idle_since_s = 0.0

@@ -52,8 +52,8 @@ class Http2Pool:
         """A stream has ended."""
         if not connection.codec.streams:
             connection.idle_since_s = self.endpoint.service.plane.now_s
-            if connection not in self._connections and not connection.is_closed:
-                connection.end()  # retired, and this was its last stream
+            if connection.is_retired and not connection.is_closed:
+                connection.end()  # this was its last stream
         self._serve()
 
     def lost(self, connection: Http2Upstream) -> None:
@@ -65,6 +65,7 @@ class Http2Pool:
 
     def retire(self, connection: Http2Upstream) -> None:
         """It takes no more streams; those under way are finished."""
+        connection.is_retired = True
         if connection in self._connections:
             self._connections.remove(connection)
         if not connection.codec.streams:
@@ -133,7 +134,7 @@ class Http2Pool:
             raise
         else:
             self._connecting = False
-            if not connection.is_closed:
+            if not (connection.is_closed or connection.is_retired):
                 connection.idle_since_s = plane.now_s
                 self._connections.append(connection)
             self._serve()

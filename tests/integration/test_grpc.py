@@ -13,7 +13,7 @@ import pytest
 from mesh.http.headers import Headers
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
-from proxy.http2 import hpack
+from proxy.http2 import hpack, octets
 from proxy.http2.codec import DATA, END_HEADERS, END_STREAM, HEADERS
 from tests.support.grpc_echo import GRPC, echo_server, through
 from tests.support.http2 import PREFACE, frame, frames, settings
@@ -257,7 +257,7 @@ async def test_a_client_that_forgets_its_deadline_is_answered_by_the_sidecar() -
             (b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"300m"),
         ]  # fmt: skip
         client = await m.connect()
-        client.send(PREFACE + settings() + frame(HEADERS, END_HEADERS, 1, hpack.encode(fields)))
+        client.send(PREFACE + settings() + frame(HEADERS, END_HEADERS, 1, octets.encode(fields)))
         client.send(frame(DATA, END_STREAM, 1, b"\0\0\0\0\4hang"))
         answer = await answer_on(client.reader)
         assert answer[0] == (b":status", b"200")
@@ -283,7 +283,7 @@ async def answer_on(reader: asyncio.StreamReader) -> Headers:
 
 
 async def test_an_answer_that_breaks_off_ends_with_a_status() -> None:
-    head = hpack.NO_TABLE + hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
+    head = hpack.NO_TABLE + octets.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
     message = b"\0\0\0\0\5first"
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -12,7 +12,7 @@ from mesh.http.headers import Headers
 from mesh.model.policy import AppProtocol, ServicePolicy
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
-from proxy.http2 import hpack
+from proxy.http2 import hpack, octets
 from proxy.http2.codec import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM
 from tests.support.http2 import PREFACE, frame, frames, settings
 from tests.support.mesh import Mesh, Request, inbound_listener, mesh, name, serve, speak
@@ -226,7 +226,7 @@ async def test_an_http2_client() -> None:
             (b":method", b"CONNECT"), (b":protocol", b"websocket"), (b":scheme", b"http"), (b":path", b"/chat"),
             (b":authority", b"chat"), (b"sec-websocket-version", b"13"), (b"sec-websocket-protocol", b"chat"),
         ]  # fmt: skip
-        client.send(PREFACE + settings() + frame(HEADERS, END_HEADERS, 1, hpack.encode(fields)))
+        client.send(PREFACE + settings() + frame(HEADERS, END_HEADERS, 1, octets.encode(fields)))
         client.send(frame(DATA, 0, 1, text(b"early")))
         data, decoder = b"", hpack.Decoder(1 << 16)
 

@@ -3,7 +3,7 @@
 import struct
 
 from mesh.http.headers import Headers
-from proxy.http2 import hpack
+from proxy.http2 import octets
 from proxy.http2.codec import (
     DATA,
     END_HEADERS,
@@ -27,7 +27,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"", *, length: i
 
 
 def head(stream: int, fields: Headers = GET, flags: int = END_STREAM | END_HEADERS) -> bytes:
-    return frame(HEADERS, flags, stream, hpack.encode(fields))
+    return frame(HEADERS, flags, stream, octets.encode(fields))
 
 
 def settings(*pairs: tuple[int, int]) -> bytes:

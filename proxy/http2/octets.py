@@ -1,0 +1,121 @@
+"""What HTTP/2 does octet by octet: join frames of data, write header blocks, look at fields.
+
+There are two, which do the same: the functions here, and ``_octets.c``, compiled when the package is installed where a
+C compiler is. All meaning stays in the codec; a field that is not well formed is named there, once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from mesh.http.headers import Headers
+
+# RFC 7541 appendix A, from index 1.
+STATIC: tuple[tuple[bytes, bytes], ...] = (
+    (b":authority", b""), (b":method", b"GET"), (b":method", b"POST"), (b":path", b"/"), (b":path", b"/index.html"),
+    (b":scheme", b"http"), (b":scheme", b"https"), (b":status", b"200"), (b":status", b"204"), (b":status", b"206"),
+    (b":status", b"304"), (b":status", b"400"), (b":status", b"404"), (b":status", b"500"), (b"accept-charset", b""),
+    (b"accept-encoding", b"gzip, deflate"), (b"accept-language", b""), (b"accept-ranges", b""), (b"accept", b""),
+    (b"access-control-allow-origin", b""), (b"age", b""), (b"allow", b""), (b"authorization", b""),
+    (b"cache-control", b""), (b"content-disposition", b""), (b"content-encoding", b""), (b"content-language", b""),
+    (b"content-length", b""), (b"content-location", b""), (b"content-range", b""), (b"content-type", b""),
+    (b"cookie", b""), (b"date", b""), (b"etag", b""), (b"expect", b""), (b"expires", b""), (b"from", b""),
+    (b"host", b""), (b"if-match", b""), (b"if-modified-since", b""), (b"if-none-match", b""), (b"if-range", b""),
+    (b"if-unmodified-since", b""), (b"last-modified", b""), (b"link", b""), (b"location", b""), (b"max-forwards", b""),
+    (b"proxy-authenticate", b""), (b"proxy-authorization", b""), (b"range", b""), (b"referer", b""), (b"refresh", b""),
+    (b"retry-after", b""), (b"server", b""), (b"set-cookie", b""), (b"strict-transport-security", b""),
+    (b"transfer-encoding", b""), (b"user-agent", b""), (b"vary", b""), (b"via", b""), (b"www-authenticate", b""),
+)  # fmt: skip
+CREDENTIALS = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"))
+_WHOLE = {pair: index for index, pair in enumerate(STATIC, 1) if pair[1]}
+_NAMES = {name: index for index, (name, _) in reversed(tuple(enumerate(STATIC, 1)))}
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_CONTROLS = bytes(c for c in range(0x20) if c != 0x09) + b"\x7f"
+_BLANKS = (b" ", b"\t")
+
+
+def join_data(buffer: bytes, position: int, /) -> tuple[bytes, int, int]:
+    """A plain DATA frame and those of the same stream right behind it, as far as they are whole, as one.
+
+    At ``position`` a whole frame begins. Gives the joined payload, the position behind, and how many were empty.
+    """
+    head = buffer[position + 3 : position + 9]  # kind, flags, stream
+    pieces, empty, size = [], 0, len(buffer)
+    while size - position >= 9 and buffer[position + 3 : position + 9] == head:
+        length = int.from_bytes(buffer[position : position + 3], "big")
+        end = position + 9 + length
+        if end > size or length > 16_384:
+            break
+        if length:
+            pieces.append(buffer[position + 9 : end])
+        else:
+            empty += 1
+        position = end
+    return b"".join(pieces), position, empty
+
+
+def encode(fields: Headers, /) -> bytes:
+    """A header block (RFC 7541) of these fields (lower-case names), in this order, that needs no table.
+
+    Each is an entry of the static table, or a literal that is not indexed; credentials are never to be (§7.1.3).
+    """
+    return b"".join([_encode_field(pair) for pair in fields])
+
+
+def pairs(fields: list[Any], /) -> Headers:
+    """(name, value) of each field, which may hold more."""
+    return [(field[0], field[1]) for field in fields]
+
+
+def is_well_formed(fields: Headers, /) -> bool:
+    """Tell whether names and values are as RFC 9113 §8.2.1 wants them; a name may begin with a colon."""
+    for name, value in fields:
+        if not _NAME.fullmatch(name[1:] if name[:1] == b":" else name):
+            return False
+        if value[:1] in _BLANKS or value[-1:] in _BLANKS or len(value.translate(None, _CONTROLS)) != len(value):
+            return False
+    return True
+
+
+def _encode_field(pair: tuple[bytes, bytes]) -> bytes:
+    name, value = pair
+    index = _WHOLE.get(pair)
+    if index is not None:
+        return _integer(0x80, 7, index)
+    pattern = 0x10 if name in CREDENTIALS else 0x00  # §6.2.3 and §6.2.2
+    index = _NAMES.get(name)
+    head = _integer(pattern, 4, index) if index is not None else _integer(pattern, 4, 0) + _string(name)
+    return head + _string(value)
+
+
+def _string(data: bytes) -> bytes:
+    return _integer(0x00, 7, len(data)) + data
+
+
+def _integer(pattern: int, prefix: int, value: int) -> bytes:
+    """§5.1: ``value`` in the low ``prefix`` bits of a byte that begins with ``pattern``, continued in sevens."""
+    limit = (1 << prefix) - 1
+    if value < limit:
+        return bytes((pattern | value,))
+    out = bytearray((pattern | limit,))
+    value -= limit
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+IS_COMPILED = False
+if not os.environ.get("MESH_PURE_PYTHON"):
+    try:
+        from proxy.http2 import _octets
+    except ImportError:
+        pass
+    else:
+        join_data, encode, pairs, is_well_formed = (
+            _octets.join_data, _octets.encode, _octets.pairs, _octets.is_well_formed,
+        )  # fmt: skip
+        IS_COMPILED = True

@@ -1,0 +1,118 @@
+"""The two makings of what HTTP/2 does octet by octet do the same, whatever the bytes."""
+
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.http2 import octets
+from tests.support.http2 import frame
+from tests.support.needs import REPO
+
+
+def python_twin():
+    """The module as it is where nothing is compiled."""
+    source = importlib.util.find_spec("proxy.http2.octets")
+    assert source is not None
+    assert source.loader is not None
+    module = importlib.util.module_from_spec(source)
+    os.environ["MESH_PURE_PYTHON"] = "1"
+    try:
+        source.loader.exec_module(module)
+    finally:
+        del os.environ["MESH_PURE_PYTHON"]
+    assert not module.IS_COMPILED
+    return module
+
+
+PYTHON = python_twin()
+needs_compiled = pytest.mark.skipif(
+    not octets.IS_COMPILED, reason="nothing is compiled: sudo apt-get install gcc python3-dev && make clean setup"
+)
+
+names = st.sampled_from(
+    [name for name, _ in octets.STATIC] + [b"x", b"cookies", b"x-" + b"a" * 40, b"", b":", b"a" * 25]
+)
+values = st.sampled_from([value for _, value in octets.STATIC]) | st.binary(max_size=40) | st.just(b"v" * 20_000)
+fields = st.lists(st.tuples(names | st.binary(max_size=8), values), max_size=6)
+
+
+@needs_compiled
+@given(fields)
+def test_blocks_are_the_same(given_fields) -> None:
+    assert octets.encode(given_fields) == PYTHON.encode(given_fields)
+
+
+@needs_compiled
+@given(fields)
+@example([(b"a", b"x\x00")])
+@example([(b":", b"")])
+@example([(b"a", b" x")])
+@example([(b"a", b"x\t")])
+@example([(b"a", b"\x7f")])
+def test_the_same_fields_are_well_formed(given_fields) -> None:
+    assert octets.is_well_formed(given_fields) is PYTHON.is_well_formed(given_fields)
+
+
+frames = st.lists(
+    st.builds(
+        frame,
+        st.sampled_from([0, 0, 0, 1, 8]),
+        st.sampled_from([0, 0, 0, 1]),
+        st.sampled_from([1, 1, 1, 3]),
+        st.binary(max_size=5) | st.just(b""),
+    ),
+    min_size=1,
+    max_size=8,
+).map(b"".join)
+
+
+@needs_compiled
+@given(frames, st.integers(0, 40), st.integers(0, 30))
+def test_frames_are_joined_alike_wherever_the_bytes_end(data: bytes, cut: int, position: int) -> None:
+    data = data[: max(9, len(data) - cut)]
+    if len(data) - position < 9:
+        return
+    assert octets.join_data(data, position) == PYTHON.join_data(data, position)
+
+
+@needs_compiled
+@given(st.lists(st.tuples(st.binary(max_size=3), st.binary(max_size=3), st.booleans()), max_size=4))
+def test_pairs_are_the_same(triples) -> None:
+    assert octets.pairs(triples) == PYTHON.pairs(triples)
+
+
+@needs_compiled
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: octets.encode((b"a", b"b")),
+        lambda: octets.encode([b"ab"]),
+        lambda: octets.encode([("a", "b")]),
+        lambda: octets.is_well_formed([(b"a",)]),
+        lambda: octets.join_data("text", 0),
+        lambda: octets.join_data(b"short", 0),
+        lambda: octets.join_data(b"x" * 20, 12),
+        lambda: octets.join_data(b"x" * 20, -1),
+        lambda: octets.pairs([1]),
+    ],
+)
+def test_what_is_no_list_of_fields_is_an_error_and_no_crash(call) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        call()
+
+
+def test_everything_works_where_nothing_is_compiled() -> None:
+    program = (
+        "from proxy.http2 import octets; from proxy.http2.codec import Connection;"
+        "assert not octets.IS_COMPILED; print(octets.encode([(b':method', b'GET')]).hex())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"MESH_PURE_PYTHON": "1"}, cwd=REPO, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "82\n"
