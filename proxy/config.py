@@ -83,12 +83,14 @@ class SidecarConfig:
     consul: str | None = None
     upstreams: Mapping[Name, int] = field(default_factory=dict, hash=False)
     """A local port for each of these services, whatever Host says."""
+    tcp_upstreams: frozenset[Name] = frozenset()
+    """Those of them that speak something else than HTTP, whatever their policies say."""
     advertise: Address | None = None
     instance_id: str = ""
     check: str = "tcp"
     """``tcp``, or a path of the program that answers 2xx or 3xx while it is well."""
     protocol: str = "caller"
-    """What is spoken with the program: ``http1``, ``http2``, or what each caller speaks (``caller``)."""
+    """What is spoken with the program: ``http1``, ``http2``, what each caller speaks (``caller``), or ``tcp``."""
     egress: bool = False
     workers: int = 1
     drain_s: float = 30.0
@@ -163,8 +165,10 @@ class SidecarConfig:
             found.append(("port", f"{self.port} is not a port (1 to 65535)"))
         if self.check != "tcp" and not self.check.startswith("/"):
             found.append(("check", f"{self.check!r} is neither 'tcp' nor a path that starts with '/'"))
-        if self.protocol not in {"caller", "http1", "http2"}:
-            found.append(("protocol", f"{self.protocol!r} is not one of caller, http1, http2"))
+        if self.protocol not in {"caller", "http1", "http2", "tcp"}:
+            found.append(("protocol", f"{self.protocol!r} is not one of caller, http1, http2, tcp"))
+        if self.protocol == "tcp" and self.check != "tcp":
+            found.append(("check", f"{self.check!r} is a path, and the program speaks tcp"))
         if self.workers < 1:
             found.append(("workers", f"{self.workers} is not a number of workers (1 or more)"))
         if not 0.0 <= self.trace_ratio <= 1.0:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mesh.http.grpc import FAILURES, PREVIOUS_ATTEMPTS, GrpcCall, Status, format_timeout
 from mesh.http.headers import Headers
-from mesh.http.message import HTTP2, IDEMPOTENT_METHODS, SWITCHED, RequestHead, ResponseHead
+from mesh.http.message import HTTP2, IDEMPOTENT_METHODS, SWITCHED, TCP, RequestHead, ResponseHead
 from mesh.http.outcome import (
     ClientGone,
     DiscoveryUnavailable,
@@ -144,7 +144,8 @@ class Exchange:
 
             # Try endpoints until an answer stands.
             certain = request.method not in IDEMPOTENT_METHODS and not request.is_idempotent
-            skip_pool = is_graded_at_end = False
+            is_graded_at_end = False
+            skip_pool = request.version == TCP  # which has no pool: each connection is its client's own
             tried: tuple[UpstreamEndpoint, ...] = ()
             head: ResponseHead | None
             while True:
@@ -214,7 +215,7 @@ class Exchange:
             listener.finish_head(self, attempt, head)
             self.status = head.status
             self.answered = attempt.is_committed = True
-            if head.status == SWITCHED:
+            if head.status == SWITCHED:  # an upgrade, or TCP
                 yield from self._tunnel(attempt, head)
                 return
             self.downstream.respond(head, attempt.pieces, attempt.trailers, ended=attempt.ended)
@@ -244,6 +245,8 @@ class Exchange:
         """Relay bytes both ways until both sides have ended. The route's timeouts were for the handshake."""
         self.plane.deadlines.discard(self)
         self.plane.deadlines.discard(attempt)
+        if self.request.version == TCP:
+            self.plane.recorder.on_connection(self)
         stream = attempt.stream
         self.downstream = tunnel = self.downstream.open_tunnel(head, self)
         body = self.body = tunnel.body

@@ -12,9 +12,10 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from mesh.http.headers import Headers
-from mesh.http.message import HTTP2, NOT_SENT, RequestHead, ResponseHead
+from mesh.http.message import HTTP2, NOT_SENT, TCP, RequestHead, ResponseHead
 from mesh.http.outcome import BadRequest, LoopDetected, NoRoute, NoTable, ProxyError, proxy_status
 from mesh.model.name import Name
+from mesh.model.policy import AppProtocol
 from proxy.http1.limits import ConnectionLimits
 from proxy.local_answer import LocalAnswer, grpc_answer, text_answer
 
@@ -94,6 +95,11 @@ class Listener(ABC):
         self.connections.discard(connection)
         self.plane.deadlines.connections.discard(connection)
 
+    @property
+    def takes_connections(self) -> bool:
+        """Its clients speak a protocol that only they and the endpoints know: bytes are relayed as they are."""
+        return False
+
     @abstractmethod
     def route(self, exchange: Exchange) -> CompiledRule | Name:
         """The rule for a request, or the service to look up first. Raises ProxyError or LocalAnswer."""
@@ -167,10 +173,28 @@ class OutboundListener(Listener):
         limits: ConnectionLimits,
         max_connections: int = MAX_CONNECTIONS,
         service: Name | None = None,
+        *,
+        is_tcp: bool = False,
     ) -> None:
-        """See Listener."""
+        """See Listener. ``is_tcp``: its service speaks something else than HTTP, whatever its policy says."""
         super().__init__(plane, marker, limits, max_connections)
         self.service = service
+        self._is_tcp = is_tcp
+
+    @property
+    def takes_connections(self) -> bool:
+        """See Listener: as told, else as the service's policy says, or a TCPRoute of it."""
+        plane, service = self.plane, self.service
+        if service is None or self._is_tcp or plane.table is None:
+            return self._is_tcp
+        policy = plane.service(service).policy
+        return policy.app_protocol is AppProtocol.TCP or plane.entry(service).connections is not None
+
+    def _route_connection(self, service: Name) -> CompiledRule | Name:
+        entry = self.plane.entry(service)
+        rule = entry.connections or entry.passthrough
+        assert rule is not None  # noqa: S101 - every service has one
+        return service if rule.passes_to is not None and rule.passes_to.is_known is not True else rule
 
     def route(self, exchange: Exchange) -> CompiledRule | Name:
         """See Listener."""
@@ -184,6 +208,8 @@ class OutboundListener(Listener):
             message = "this sidecar never had a routing table: its control server cannot be reached (see /config_dump)"
             raise NoTable(message)
         if self.service is not None:
+            if request.version == TCP:
+                return self._route_connection(self.service)
             entry, port = plane.entry(self.service), None
         else:
             found = table.hosts.get(request.authority) or plane.find_entry(request.authority)
@@ -243,10 +269,18 @@ class InboundListener(Listener):
         limits: ConnectionLimits,
         rule: CompiledRule,
         max_connections: int = MAX_CONNECTIONS,
+        *,
+        is_tcp: bool = False,
     ) -> None:
         """``rule`` sends everything to the local program and retries nothing but stale connections."""
         super().__init__(plane, marker, limits, max_connections)
         self._rule = rule
+        self._is_tcp = is_tcp
+
+    @property
+    def takes_connections(self) -> bool:
+        """See Listener."""
+        return self._is_tcp
 
     def route(self, exchange: Exchange) -> CompiledRule | Name:
         """See Listener. The reserved path answers with the program's state, for whoever checks this sidecar."""

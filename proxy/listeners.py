@@ -18,7 +18,12 @@ from proxy.table import Backend, CompiledRule
 
 PROGRAM_IDLE_S = 3.0  # programs close idle connections early: gunicorn after 2 s, uvicorn and Node after 5 s
 
-PROGRAM_SPEAKS = {"caller": None, "http1": AppProtocol.HTTP, "http2": AppProtocol.HTTP2}
+PROGRAM_SPEAKS = {
+    "caller": None,
+    "http1": AppProtocol.HTTP,
+    "http2": AppProtocol.HTTP2,
+    "tcp": AppProtocol.TCP,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +52,13 @@ def build_listeners(plane: DataPlane, config: SidecarConfig, token: str) -> List
     inbound: InboundListener | None = None
     if config.port is not None:
         rule = program_rule(plane, config.service.name, config.port, PROGRAM_SPEAKS[config.protocol])
-        inbound = InboundListener(plane, f"sidemesh-in-{token}", limits, rule, most)
+        inbound = InboundListener(plane, f"sidemesh-in-{token}", limits, rule, most, is_tcp=config.protocol == "tcp")
     return Listeners(
         OutboundListener(plane, outbound, limits, most),
-        {service: OutboundListener(plane, outbound, limits, most, service) for service in config.upstreams},
+        {
+            service: OutboundListener(plane, outbound, limits, most, service, is_tcp=service in config.tcp_upstreams)
+            for service in config.upstreams
+        },
         inbound,
     )
 

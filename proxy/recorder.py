@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from mesh.http.headers import Fields
+from mesh.http.message import TCP
 from mesh.http.outcome import ClientGone, ProxyError
 from mesh.model.name import Name
 from mesh.telemetry.accesslog import Entry
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 LOCAL = "(local)"  # no DNS label: the local program is no service of the mesh's names
 INBOUND = "inbound"
-GRPC = "grpc"  # Istio's request_protocol
+GRPC, TCP_PROTOCOL = "grpc", "tcp"  # Istio's request_protocol
+OPENED, CLOSED = -1, 0  # what stands where a connection has no status
 UNKNOWN = "unknown"  # Istio's word for an end it knows nothing of
 MAX_SERIES = 1000
 MAX_STATE_BYTES = 512  # W3C Trace Context §3.3.1.5: at least so much is to be carried; a cut one would be malformed
@@ -127,9 +129,12 @@ class Recorder:
     def record(self, exchange: Exchange) -> None:
         """An exchange is over."""
         ended_s = time.monotonic()
+        if exchange.request.version == TCP:
+            self._record_connection(exchange, ended_s)
+            return
         cluster, attempt, body, status = exchange.cluster, exchange.attempt, exchange.body, exchange.status
         if exchange.grpc_status is not None:
-            series, status = self._grpc_series(exchange), exchange.grpc_status
+            series, status = self._series(exchange, GRPC), exchange.grpc_status
         elif cluster is not None:
             series = cluster.series
         elif exchange.error is None:
@@ -161,6 +166,10 @@ class Recorder:
             self._tell_client(exchange, attempt, attempt.error, reason, time.monotonic())
         exchange.resends += 1
 
+    def on_connection(self, exchange: Exchange) -> None:
+        """A TCP connection has reached an endpoint."""
+        self._series(exchange, TCP_PROTOCOL).record(OPENED, "", 0.0, 0, 0)
+
     def record_unread(self, listener: Listener, connection: Refusable, error: ProxyError) -> None:
         """A request that could not be read was refused."""
         series = self.series_for(None, INBOUND if listener.name == INBOUND else None)
@@ -182,12 +191,25 @@ class Recorder:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _grpc_series(self, exchange: Exchange) -> RequestSeries:
-        """Of gRPC calls; their cells' statuses are gRPC's."""
+    def _record_connection(self, exchange: Exchange, ended_s: float) -> None:
+        """A TCP connection is over."""
+        attempt, body = exchange.attempt, exchange.body
+        self._series(exchange, TCP_PROTOCOL).record(
+            CLOSED,
+            exchange.flag,
+            (ended_s - exchange.started_s) * 1000.0,
+            0 if body is None else body.received,
+            0 if attempt is None else attempt.body_bytes,
+        )
+        if self._add_line is not None and (self._logs_all or exchange.error is not None):
+            self._log(exchange, ended_s)
+
+    def _series(self, exchange: Exchange, protocol: str) -> RequestSeries:
+        """Of gRPC calls, whose cells' statuses are gRPC's, or of TCP connections, whose are OPENED and CLOSED."""
         cluster = exchange.cluster
         if cluster is None:
-            return self.series_for(None, INBOUND if exchange.listener.name == INBOUND else None, GRPC)
-        return self.series_for(cluster.service.name, cluster.subset, GRPC)
+            return self.series_for(None, INBOUND if exchange.listener.name == INBOUND else None, protocol)
+        return self.series_for(cluster.service.name, cluster.subset, protocol)
 
     def _tell_server(self, exchange: Exchange, ended_s: float) -> None:
         assert self._add_span is not None  # noqa: S101 - the caller has looked
@@ -293,7 +315,7 @@ class Recorder:
                     attempt.answered_s - attempt.started_s if attempt is not None and attempt.head is not None else 0.0,
                     request.method,
                     request.target[:MAX_TARGET_BYTES],
-                    request.version,
+                    b"" if request.version == TCP else request.version,
                     exchange.status,
                     exchange.flag,
                     0 if body is None else body.received,

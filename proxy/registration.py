@@ -102,8 +102,10 @@ class SelfRegistration:
             )
         self.address = address
         instance = self.instance(address)
-        url = f"http://{address}{HEALTH_PATH.decode()}"
-        self._registration = await self._source.register(instance, Health.PASSING, HealthCheck(url))
+        check: HealthCheck | None = HealthCheck(f"http://{address}{HEALTH_PATH.decode()}")
+        if self._config.protocol == "tcp":
+            check = None  # nobody can be answered over HTTP there: the state goes with the lease
+        self._registration = await self._source.register(instance, Health.PASSING, check)
         self._registration.set_health(self._health)
         logger.info("registered as %s of %s at %s", instance.endpoint.id, instance.service, address)
 

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 from mesh.telemetry import names
-from mesh.telemetry.exposition import OTHER_LABELS, Sample, family, request_families
+from mesh.telemetry.exposition import OTHER_LABELS, Sample, connection_families, family, request_families
 from mesh.telemetry.metrics import RequestCell, escape
 from mesh.telemetry.names import Metric
 from mesh.version import VERSION
+from proxy.recorder import OPENED, TCP_PROTOCOL
 
 if TYPE_CHECKING:
     from proxy.sidecar import Sidecar
@@ -44,6 +45,7 @@ async def chunks(sidecar: Sidecar) -> AsyncIterator[bytes]:
 def pieces(sidecar: Sidecar) -> Iterator[str]:
     """The exposition, a family or a series of one at a time."""
     yield from request_families(_request_cells(sidecar))
+    yield from connection_families(*_connection_cells(sidecar))
     for metric, samples in _samples(sidecar):
         yield family(metric, samples)
 
@@ -53,10 +55,22 @@ def _request_cells(sidecar: Sidecar) -> list[tuple[str, RequestCell]]:
     cells = [
         (f'{series.text},{_outcome(status)},response_flags="{escape(flag) or "-"}"', cell)
         for series, status, flag, cell in recorder.cells()
+        if series.protocol != TCP_PROTOCOL
     ]
     if recorder.budget.other is not None:
         cells.append((OTHER_LABELS, recorder.budget.other))
     return cells
+
+
+def _connection_cells(sidecar: Sidecar) -> tuple[list[tuple[str, RequestCell]], list[tuple[str, RequestCell]]]:
+    """Of TCP connections: those opened, and those that are over with their flags."""
+    opened: list[tuple[str, RequestCell]] = []
+    closed: list[tuple[str, RequestCell]] = []
+    for series, status, flag, cell in sidecar.recorder.cells():
+        if series.protocol == TCP_PROTOCOL:
+            labels = f'{series.text},response_flags="{escape(flag) or "-"}"'
+            (opened if status == OPENED else closed).append((labels, cell))
+    return opened, closed
 
 
 def _outcome(status: int) -> str:

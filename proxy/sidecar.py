@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+from functools import partial
 from random import Random, SystemRandom
 
 import grpc.aio
@@ -24,11 +25,11 @@ from mesh.model.snapshot import Snapshot, make_snapshot
 from mesh.model.wire import encode_resource
 from mesh.tasks import Tasks
 from mesh.telemetry.otlp_transport import make_transport
+from proxy.accept import protocol_for
 from proxy.config import Address, SidecarConfig
 from proxy.dataplane import DataPlane, PlaneSettings
 from proxy.directory import CatalogDirectory
 from proxy.feed import Feed, Identity
-from proxy.http1.downstream import Http1Downstream
 from proxy.last_good import EndpointsKeeper, LastGood
 from proxy.listener import Listener
 from proxy.listeners import build_listeners
@@ -180,10 +181,8 @@ class Sidecar:
         self._is_listening = True
 
     async def _open(self, listener: Listener, sock: socket.socket) -> None:
-        def protocol() -> Http1Downstream:
-            return Http1Downstream(listener)
-
-        self._servers.append(await asyncio.get_running_loop().create_server(protocol, sock=sock, backlog=BACKLOG))
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_server(partial(protocol_for, listener), sock=sock, backlog=BACKLOG))
 
     def metrics_text(self) -> str:
         """What /metrics answers, whole; the admin page sends it in chunks (scrape.py)."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mesh.http.message import RequestHead
 from mesh.model.name import Name, is_label
-from mesh.model.route import BackendRef, Route, Rule
+from mesh.model.route import BackendRef, Route, RouteKind, Rule
 from mesh.model.snapshot import NO_SNAPSHOT, Snapshot, SnapshotId
 from mesh.rules.match import Matcher
 from mesh.rules.retry import RetryRule
@@ -69,14 +69,19 @@ class CompiledRule:
 class ServiceEntry:
     """How requests for one service are routed: by its routes, or straight through to it where it has none."""
 
-    __slots__ = ("_by_port", "_matcher", "_routes", "name", "passthrough")
+    __slots__ = ("_by_port", "_matcher", "_routes", "connections", "name", "passthrough")
 
     def __init__(
         self, name: Name, passthrough: CompiledRule | None, routes: list[list[tuple[Route, int, CompiledRule]]]
     ) -> None:
         """``routes``: of every route that has the service as a parent, its (route, rule index, compiled rule)."""
-        rules = [rule for route in routes for rule in route]
         self._routes = routes
+        rules = [rule for route in routes for rule in route if rule[0].kind is not RouteKind.TCP]
+        tcp = [rule for route in routes for rule in route if rule[0].kind is RouteKind.TCP]
+        # The oldest wins (Gateway API): a connection says nothing by which to choose.
+        tcp.sort(key=lambda rule: (rule[0].created_unix_s, rule[0].name))
+        self.connections = tcp[0][2] if tcp else None
+        """The rule of a TCPRoute, which takes every connection; None where there is none."""
         self.name = name
         self.passthrough = passthrough
         ports = {parent.port for route, _, _ in rules for parent in route.parents if parent.service == name}

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from random import Random, SystemRandom
 from typing import Any
 
@@ -25,10 +26,10 @@ from mesh.model.wire import snapshot_from_push
 from mesh.telemetry.exporter import Batch, Sent
 from mesh.telemetry.metrics import RequestCell
 from protos.mesh.v1 import discovery_pb2
+from proxy.accept import protocol_for
 from proxy.clusters import states
 from proxy.config import SidecarConfig
 from proxy.dataplane import Answer, DataPlane, PlaneSettings
-from proxy.http1.downstream import Http1Downstream
 from proxy.listeners import Listeners, build_listeners
 from proxy.memory import settle_memory
 from proxy.table import Names
@@ -207,11 +208,8 @@ class Worker:
         for name, listener in self._listeners.named():
             sock = socket.socket(fileno=self._sockets[name])
             sock.setblocking(False)
-
-            def protocol(listener: Any = listener) -> Http1Downstream:  # noqa: ANN401 - bound early
-                return Http1Downstream(listener)
-
-            self._servers.append(await asyncio.get_running_loop().create_server(protocol, sock=sock))
+            loop = asyncio.get_running_loop()
+            self._servers.append(await loop.create_server(partial(protocol_for, listener), sock=sock))
         settle_memory()
         self._link.send("opened")
 

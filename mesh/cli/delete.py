@@ -27,7 +27,7 @@ from mesh.model.snapshot import Kind
 @output_option
 @control_option
 def command(kind: Kind, name: str, namespace: str, output: str, control: str, author: str, change: Options) -> None:
-    """Delete a route or a policy. KIND is route, grpcroute or policy.
+    """Delete a route or a policy. KIND is route, grpcroute, tcproute or policy.
 
     A service without any route passes its traffic through to all its endpoints.
 

@@ -25,7 +25,7 @@ from mesh.model.snapshot import Kind, kind_of
 def command(
     kind: Kind | None, name: str | None, namespace: str, at_version: int | None, output: str, control: str
 ) -> None:
-    """Show routes and policies. KIND is route, grpcroute or policy.
+    """Show routes and policies. KIND is route, grpcroute, tcproute or policy.
 
     Examples:
       mesh get

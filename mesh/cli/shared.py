@@ -42,12 +42,13 @@ _T = TypeVar("_T")
 _KINDS: Final = {
     **dict.fromkeys(("route", "routes", "httproute", "httproutes"), Kind.ROUTE),
     **dict.fromkeys(("grpcroute", "grpcroutes"), Kind.GRPC_ROUTE),
+    **dict.fromkeys(("tcproute", "tcproutes"), Kind.TCP_ROUTE),
     **dict.fromkeys(("policy", "policies", "servicepolicy", "servicepolicies"), Kind.SERVICE_POLICY),
 }
 
 
 class KindType(click.ParamType[Kind]):
-    """``route``, ``grpcroute`` or ``policy``, in the forms people write."""
+    """``route``, ``grpcroute``, ``tcproute`` or ``policy``, in the forms people write."""
 
     name = "KIND"
 
@@ -57,7 +58,7 @@ class KindType(click.ParamType[Kind]):
             return value
         kind = _KINDS.get(str(value).lower())
         if kind is None:
-            self.fail(f"{value!r} is no kind; there are route, grpcroute and policy", param, ctx)
+            self.fail(f"{value!r} is no kind; there are route, grpcroute, tcproute and policy", param, ctx)
         return kind
 
 

@@ -21,7 +21,7 @@ from proxy.http1.limits import ConnectionLimits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PROTOCOLS = ("caller", "http1", "http2")
+PROTOCOLS = ("caller", "http1", "http2", "tcp")
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--service", help="The service beside this sidecar: a DNS label.  [required]"),
     click.option("--namespace", help="Namespace of the service and of names without one.  [default: default]"),
@@ -33,7 +33,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--control", metavar="HOST:PORT", help="Control server: tables, and discovery."),
     click.option("--consul", metavar="URL", help="Consul agent, http://HOST:PORT; token from CONSUL_HTTP_TOKEN."),
     click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="YAML with these keys."),
-    click.option("--upstream", multiple=True, metavar="NAME=PORT", help="A local port for one service; repeatable."),
+    click.option("--upstream", multiple=True, metavar="NAME=PORT[/tcp]", help="A local port of a service; repeatable."),
     click.option("--advertise", metavar="HOST[:PORT]", help="What is registered.  [default: the inbound address]"),
     click.option("--instance-id", help="Unique within the service.  [default: SERVICE-HOSTNAME-INBOUNDPORT]"),
     click.option("--check", metavar="tcp|PATH", help="How the program is checked each second.  [default: tcp]"),
@@ -109,6 +109,8 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
         consul=value("consul", _consul_url, None),
         upstreams=value("upstream", lambda _: _upstreams(given, namespace), {})
         or value("upstreams", lambda _: _upstreams(given, namespace), {}),
+        tcp_upstreams=value("upstream", lambda _: _tcp_upstreams(given, namespace), frozenset())
+        or value("upstreams", lambda _: _tcp_upstreams(given, namespace), frozenset()),
         advertise=value("advertise", lambda text: Address.parse(_text(text), 0), None),
         instance_id=value("instance_id", _text, "") or _own_id(str(service), inbound),
         check=value("check", _text, "tcp"),
@@ -160,18 +162,28 @@ def _read_file(path: Path | None, wrong: list[Violation]) -> dict[str, Any]:
 
 
 def _upstreams(given: Mapping[str, Any], namespace: str) -> dict[Name, int]:
-    found: dict[Name, int] = {}
+    return {name: port for name, (port, _) in _upstream_ports(given, namespace).items()}
+
+
+def _tcp_upstreams(given: Mapping[str, Any], namespace: str) -> frozenset[Name]:
+    return frozenset(name for name, (_, is_tcp) in _upstream_ports(given, namespace).items() if is_tcp)
+
+
+def _upstream_ports(given: Mapping[str, Any], namespace: str) -> dict[Name, tuple[int, bool]]:
+    """Of each service its local port, and whether it was said to carry TCP."""
+    found: dict[Name, tuple[int, bool]] = {}
     section = given.get("upstreams") or {}
     if not isinstance(section, Mapping):
         message = "upstreams is not a mapping of NAME: PORT"
         raise TypeError(message)
     pairs = [(str(name), str(port)) for name, port in section.items()]
     pairs += [tuple(item.partition("=")[::2]) for item in given.get("upstream") or ()]
-    for name, port in pairs:
-        if not port.isdigit() or not int(port) <= 65535:
-            message = f"{name}={port} is not NAME=PORT"
+    for name, text in pairs:
+        port, slash, protocol = text.partition("/")
+        if not port.isdigit() or not int(port) <= 65535 or (slash and protocol != "tcp"):
+            message = f"{name}={text} is not NAME=PORT or NAME=PORT/tcp"
             raise ValueError(message)
-        found[Name.parse(name, namespace)] = int(port)
+        found[Name.parse(name, namespace)] = int(port), bool(slash)
     return found
 
 

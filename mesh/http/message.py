@@ -36,6 +36,9 @@ KNOWN_REQUEST_FIELDS = frozenset(
 HTTP2 = b"2"
 """``RequestHead.version`` of a request that came over HTTP/2, as spans and logs call it."""
 
+TCP = b"tcp"
+"""``RequestHead.version`` of what is no request but a connection: it carries bytes, and nothing is known of them."""
+
 SWITCHED = 101
 """``ResponseHead.status`` of an answer that a tunnel follows, in whatever protocol (HTTP/2 says 200)."""
 

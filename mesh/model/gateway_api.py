@@ -1,4 +1,4 @@
-"""Documents in and out: HTTPRoute and GRPCRoute as the Gateway API writes them, and our ServicePolicy.
+"""Documents in and out: HTTPRoute, GRPCRoute and TCPRoute as the Gateway API writes them, and our ServicePolicy.
 
 What is read is kept or refused, never quietly dropped. The exceptions are what a cluster adds by itself (``status``,
 ``metadata.uid`` and the like, as ``kubectl get -o yaml`` prints them) and ``metadata.labels`` and ``annotations``,
@@ -21,17 +21,17 @@ from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import DEFAULT_NAMESPACE, Name
 from mesh.model.policy import ServicePolicy
 from mesh.model.policy_document import POLICY_API_VERSION, POLICY_KIND, policy_spec, read_policy
-from mesh.model.route import Route
+from mesh.model.route import Route, RouteKind
 from mesh.model.route_document import read_route, route_spec
 from mesh.model.validate import check, resource_label
 
 GATEWAY_API_VERSION: Final = "gateway.networking.k8s.io/v1"
 ROUTE_KIND: Final = "HTTPRoute"
-GRPC_ROUTE_KIND: Final = "GRPCRoute"
 
 _API_VERSIONS: Final = {
     ROUTE_KIND: (GATEWAY_API_VERSION, "gateway.networking.k8s.io/v1beta1"),
-    GRPC_ROUTE_KIND: (GATEWAY_API_VERSION, "gateway.networking.k8s.io/v1alpha2"),
+    RouteKind.GRPC.value: (GATEWAY_API_VERSION, "gateway.networking.k8s.io/v1alpha2"),
+    RouteKind.TCP.value: (GATEWAY_API_VERSION, "gateway.networking.k8s.io/v1alpha2"),
     POLICY_KIND: (POLICY_API_VERSION,),
 }
 _OF_THE_CLUSTER: Final = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid")
@@ -120,7 +120,7 @@ def _read(node: Node, namespace: str) -> tuple[Route | ServicePolicy | None, lis
     if not isinstance(spec.value, dict) and (kind != POLICY_KIND or spec.is_given):
         node.at("spec").complain("must be a mapping")
         spec = Node({}, "", node.problems)
-    value = read_policy(spec, name) if kind == POLICY_KIND else read_route(spec, name, is_grpc=kind == GRPC_ROUTE_KIND)
+    value = read_policy(spec, name) if kind == POLICY_KIND else read_route(spec, name, RouteKind(kind))
     return (value if name.name else None), notes
 
 
@@ -149,7 +149,7 @@ def to_document(value: Route | ServicePolicy) -> dict[str, Any]:
         metadata["creationTimestamp"] = created.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": GATEWAY_API_VERSION,
-        "kind": GRPC_ROUTE_KIND if value.is_grpc else ROUTE_KIND,
+        "kind": value.kind.value,
         "metadata": metadata,
         "spec": route_spec(value),
     }

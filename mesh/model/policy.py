@@ -16,11 +16,12 @@ class AppProtocol(Enum):
     HTTP2 = "http2"
     H2C = "kubernetes.io/h2c"
     GRPC = "grpc"
+    TCP = "tcp"
 
     @property
     def is_http2(self) -> bool:
         """HTTP/2, by prior knowledge (RFC 9113 §3.3)."""
-        return self is not AppProtocol.HTTP
+        return self not in (AppProtocol.HTTP, AppProtocol.TCP)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,14 @@ class PathType(Enum):
     REGULAR_EXPRESSION = "RegularExpression"
 
 
+class RouteKind(Enum):
+    """The Gateway API's kinds of routes."""
+
+    HTTP = "HTTPRoute"
+    GRPC = "GRPCRoute"
+    TCP = "TCPRoute"
+
+
 class ValueType(Enum):
     """How a header or query parameter is compared; the values are the Gateway API's words."""
 
@@ -129,13 +137,16 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One HTTPRoute, or GRPCRoute. ``created_unix_s`` breaks ties between routes: the older one wins."""
+    """One route. ``created_unix_s`` breaks ties between routes: the older one wins.
+
+    A TCPRoute has one rule, which takes every connection.
+    """
 
     name: Name
     parents: tuple[Parent, ...]
     rules: tuple[Rule, ...]
     created_unix_s: float = 0.0
-    is_grpc: bool = False
+    kind: RouteKind = RouteKind.HTTP
 
     def rule_label(self, index: int) -> str:
         """The rule's name, or its index where it has none: what operators call it."""

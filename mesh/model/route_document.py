@@ -1,4 +1,4 @@
-"""The ``spec`` of a route in and out: HTTPRoute and GRPCRoute, as the Gateway API writes them.
+"""The ``spec`` of a route in and out: HTTPRoute, GRPCRoute and TCPRoute, as the Gateway API writes them.
 
 ``timeouts`` and ``retry`` of a GRPCRoute's rules are ours, in the form they have in an HTTPRoute; ``retry.codes`` are
 gRPC statuses there, by name or number.
@@ -22,6 +22,7 @@ from mesh.model.route import (
     PathType,
     Retry,
     Route,
+    RouteKind,
     RouteMatch,
     Rule,
     Timeouts,
@@ -36,8 +37,9 @@ _SUBSET_FORM: Final = (
 )
 
 
-def read_route(spec: Node, name: Name, *, is_grpc: bool) -> Route:
+def read_route(spec: Node, name: Name, kind: RouteKind) -> Route:
     """The route of that name; problems are noted in ``spec``."""
+    is_grpc = kind is RouteKind.GRPC
     spec.fields(("parentRefs", "hostnames", "rules"), ("useDefaultGateways",))
     parents = each(spec.at("parentRefs").items(), lambda node: _parent(node, name.namespace))
     own = {own for parent in parents for own in _own_names(parent.service)}
@@ -50,9 +52,12 @@ def read_route(spec: Node, name: Name, *, is_grpc: bool) -> Route:
     if not rules.is_given:
         everything = (_everything(is_grpc=is_grpc),)
         # The Gateway API's default: one rule that matches everything.
-        return Route(name, parents, (Rule(matches=everything),), is_grpc=is_grpc)
-    read = each(rules.items(), lambda node: _rule(node, name.namespace, is_grpc=is_grpc))
-    return Route(name, parents, read, is_grpc=is_grpc)
+        return Route(name, parents, (Rule(matches=everything),), kind=kind)
+    if kind is RouteKind.TCP:
+        read = each(rules.items(), lambda node: _tcp_rule(node, name.namespace))
+    else:
+        read = each(rules.items(), lambda node: _rule(node, name.namespace, is_grpc=is_grpc))
+    return Route(name, parents, read, kind=kind)
 
 
 def _everything(*, is_grpc: bool) -> RouteMatch:
@@ -84,6 +89,15 @@ def _rule(node: Node, namespace: str, *, is_grpc: bool) -> Rule:
         backend_refs=each(node.at("backendRefs").items(), lambda ref: _backend_ref(ref, namespace)),
         timeouts=_timeouts(node.at("timeouts")),
         retry=_retry(node.at("retry"), is_grpc=is_grpc) if node.at("retry").is_given else None,
+        name=name.text() if name.is_given else None,
+    )
+
+
+def _tcp_rule(node: Node, namespace: str) -> Rule:
+    node.fields(("name", "backendRefs"))
+    name = node.at("name")
+    return Rule(
+        backend_refs=each(node.at("backendRefs").items(), lambda ref: _backend_ref(ref, namespace)),
         name=name.text() if name.is_given else None,
     )
 
@@ -191,7 +205,7 @@ def route_spec(route: Route) -> dict[str, Any]:
     namespace = route.name.namespace
     return {
         "parentRefs": [_parent_document(parent, namespace) for parent in route.parents],
-        "rules": [_rule_document(rule, namespace) for rule in route.rules],
+        "rules": [_rule_document(rule, namespace, route.kind) for rule in route.rules],
     }
 
 
@@ -204,9 +218,10 @@ def _name_document(name: Name, namespace: str) -> dict[str, Any]:
     return {"name": name.name} if name.namespace == namespace else {"name": name.name, "namespace": name.namespace}
 
 
-def _rule_document(rule: Rule, namespace: str) -> dict[str, Any]:
+def _rule_document(rule: Rule, namespace: str, kind: RouteKind) -> dict[str, Any]:
     document: dict[str, Any] = {} if rule.name is None else {"name": rule.name}
-    document["matches"] = [_match_document(match) for match in rule.matches]
+    if kind is not RouteKind.TCP:
+        document["matches"] = [_match_document(match) for match in rule.matches]
     document["backendRefs"] = [_backend_ref_document(ref, namespace) for ref in rule.backend_refs]
     timeouts = {"request": rule.timeouts.request_s, "backendRequest": rule.timeouts.backend_request_s}
     if any(timeouts.values()):

@@ -17,14 +17,13 @@ class Kind(Enum):
 
     ROUTE = "HTTPRoute"
     GRPC_ROUTE = "GRPCRoute"
+    TCP_ROUTE = "TCPRoute"
     SERVICE_POLICY = "ServicePolicy"
 
 
 def kind_of(value: Route | ServicePolicy) -> Kind:
     """The kind of a resource."""
-    if isinstance(value, Route):
-        return Kind.GRPC_ROUTE if value.is_grpc else Kind.ROUTE
-    return Kind.SERVICE_POLICY
+    return Kind(value.kind.value) if isinstance(value, Route) else Kind.SERVICE_POLICY
 
 
 @dataclass(frozen=True, slots=True)

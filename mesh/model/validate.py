@@ -25,6 +25,7 @@ from mesh.model.route import (
     PathType,
     Retry,
     Route,
+    RouteKind,
     RouteMatch,
     Rule,
     Timeouts,
@@ -139,7 +140,17 @@ def _route(route: Route) -> Iterator[Violation]:
         if rule.name and names[rule.name] > 1:
             yield Violation(f"rules[{i}].name", f"{rule.name!r} names another rule of this route too")
         yield from _rule(rule, f"rules[{i}]")
-        yield from _of_one_kind(rule, f"rules[{i}]", is_grpc=route.is_grpc)
+        yield from _of_one_kind(rule, f"rules[{i}]", is_grpc=route.kind is RouteKind.GRPC)
+    if route.kind is RouteKind.TCP:
+        yield from _tcp(route)
+
+
+def _tcp(route: Route) -> Iterator[Violation]:
+    """A connection says nothing by which to match it (TCPRoute: exactly one rule)."""
+    yield from _count(route.rules, "rules", 1, 1)
+    for rule in route.rules:
+        if rule.matches != (RouteMatch(),) or rule.timeouts != Timeouts() or rule.retry is not None:
+            yield Violation("rules[0]", "has what a TCPRoute cannot have; it has a name and backendRefs")
 
 
 def _of_one_kind(rule: Rule, at: str, *, is_grpc: bool) -> Iterator[Violation]:

@@ -77,6 +77,7 @@ _HEALTHS: Final = {
 _KINDS: Final = {
     Kind.ROUTE: discovery_pb2.Resource.KIND_ROUTE,
     Kind.GRPC_ROUTE: discovery_pb2.Resource.KIND_GRPC_ROUTE,
+    Kind.TCP_ROUTE: discovery_pb2.Resource.KIND_TCP_ROUTE,
     Kind.SERVICE_POLICY: discovery_pb2.Resource.KIND_SERVICE_POLICY,
 }
 

@@ -18,6 +18,7 @@ from mesh.model.route import (
     PathType,
     Retry,
     Route,
+    RouteKind,
     RouteMatch,
     Rule,
     Timeouts,
@@ -46,6 +47,12 @@ _VALUE_TYPES: Final = {
     ValueType.REGULAR_EXPRESSION: resource_pb2.ValueMatch.TYPE_REGULAR_EXPRESSION,
 }
 _PATH_TYPES_BACK: Final = {number: value for value, number in _PATH_TYPES.items()}
+_ROUTE_KINDS: Final = {
+    RouteKind.HTTP: resource_pb2.Route.KIND_HTTP,
+    RouteKind.GRPC: resource_pb2.Route.KIND_GRPC,
+    RouteKind.TCP: resource_pb2.Route.KIND_TCP,
+}
+_ROUTE_KINDS_BACK: Final = {number: kind for kind, number in _ROUTE_KINDS.items()}
 _VALUE_TYPES_BACK: Final = {number: value for value, number in _VALUE_TYPES.items()}
 
 
@@ -58,7 +65,7 @@ def encode_route(route: Route) -> resource_pb2.Route:
     )
     if any(parent.port is not None for parent in route.parents):
         message.parent_ports.extend(parent.port or 0 for parent in route.parents)
-    message.is_grpc = route.is_grpc
+    message.kind = _ROUTE_KINDS[route.kind]
     if route.created_unix_s:
         message.created.CopyFrom(encode_timestamp(route.created_unix_s))
     return message
@@ -129,16 +136,20 @@ def decode_route(message: resource_pb2.Route) -> Route:
     if len(ports) != len(message.parents):
         problems.append(Violation("parentPorts", f"has {len(ports)} entries for {len(message.parents)} parents"))
         ports = [0] * len(message.parents)
+    kind = _ROUTE_KINDS_BACK.get(message.kind)
+    if kind is None:
+        problems.append(Violation("kind", unknown_enum(message.kind, RouteKind)))
     route = Route(
         name=decode_name(message.name),
         parents=tuple(
             Parent(decode_name(name), port or None) for name, port in zip(message.parents, ports, strict=True)
         ),
         rules=tuple(
-            _decode_rule(rule, f"rules[{i}]", problems, is_grpc=message.is_grpc) for i, rule in enumerate(message.rules)
+            _decode_rule(rule, f"rules[{i}]", problems, is_grpc=kind is RouteKind.GRPC)
+            for i, rule in enumerate(message.rules)
         ),
         created_unix_s=decode_timestamp(message.created),
-        is_grpc=message.is_grpc,
+        kind=kind or RouteKind.HTTP,
     )
     if problems:
         raise InvalidError(problems)

@@ -15,6 +15,10 @@ from mesh.telemetry.names import (
     REQUEST_DURATION,
     REQUESTS,
     RESPONSE_BYTES,
+    TCP_CLOSED,
+    TCP_OPENED,
+    TCP_RECEIVED,
+    TCP_SENT,
     Metric,
 )
 
@@ -74,6 +78,21 @@ def request_families(cells: Sequence[tuple[str, RequestCell]]) -> Iterator[str]:
         for labels, cell in cells:
             sizes = [cell.empty_requests, *cell.request_sizes[1:]] if is_request else cell.response_sizes
             yield _sizes(metric.name, labels, sizes, cell.request_bytes if is_request else cell.response_bytes)
+
+
+def connection_families(
+    opened: Sequence[tuple[str, RequestCell]], closed: Sequence[tuple[str, RequestCell]]
+) -> Iterator[str]:
+    """Istio's families of TCP connections; none where there was no connection."""
+    if opened or closed:
+        yield head(TCP_OPENED)
+        yield from (f"{TCP_OPENED.name}{{{labels}}} {cell.count}\n" for labels, cell in opened)
+        yield head(TCP_CLOSED)
+        yield from (f"{TCP_CLOSED.name}{{{labels}}} {cell.count}\n" for labels, cell in closed)
+        yield head(TCP_RECEIVED)
+        yield from (f"{TCP_RECEIVED.name}{{{labels}}} {cell.request_bytes}\n" for labels, cell in closed)
+        yield head(TCP_SENT)
+        yield from (f"{TCP_SENT.name}{{{labels}}} {cell.response_bytes}\n" for labels, cell in closed)
 
 
 def _durations(labels: str, cell: RequestCell) -> str:

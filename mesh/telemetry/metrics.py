@@ -84,11 +84,12 @@ class CellBudget:
 class RequestSeries:
     """The requests between this workload and one service (one subset of it, where a route chose one)."""
 
-    __slots__ = ("_budget", "cells", "labels", "text")
+    __slots__ = ("_budget", "cells", "labels", "protocol", "text")
 
     def __init__(self, labels: Mapping[str, str], budget: CellBudget | None = None) -> None:
         """``labels`` are Istio's, all but those of the answer."""
         self.labels = dict(labels)
+        self.protocol = labels.get("request_protocol", "")
         self.text = ",".join(f'{key}="{escape(value)}"' for key, value in labels.items())
         """The labels as they stand in an exposition, made once."""
         self.cells: dict[tuple[int, str], RequestCell] = {}

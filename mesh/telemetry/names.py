@@ -69,6 +69,13 @@ REQUEST_DURATION = Metric(
 REQUEST_BYTES = Metric("istio_request_bytes", HISTOGRAM, "Size of request bodies.", ISTIO_LABELS)
 RESPONSE_BYTES = Metric("istio_response_bytes", HISTOGRAM, "Size of answers' bodies.", ISTIO_LABELS)
 
+TCP_OPENED = Metric(
+    "istio_tcp_connections_opened_total", COUNTER, "TCP connections that reached an endpoint.", ISTIO_LABELS
+)
+TCP_CLOSED = Metric("istio_tcp_connections_closed_total", COUNTER, "TCP connections that are over.", ISTIO_LABELS)
+TCP_RECEIVED = Metric("istio_tcp_received_bytes_total", COUNTER, "Bytes from their clients, once over.", ISTIO_LABELS)
+TCP_SENT = Metric("istio_tcp_sent_bytes_total", COUNTER, "Bytes to their clients, once over.", ISTIO_LABELS)
+
 RETRIES = Metric("mesh_retries_total", COUNTER, "Attempts that another one followed, by why.", ("reason",))
 BUDGET_EXHAUSTED = Metric(
     "mesh_retry_budget_exhausted_total", COUNTER, "Retries not made because the budget was spent.", ("service",)
@@ -111,7 +118,8 @@ OPEN_FDS = Metric("process_open_fds", GAUGE, "Open file descriptors.")
 START_TIME = Metric("process_start_time_seconds", GAUGE, "When the process started, Unix time.")
 
 METRICS = (
-    REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, RETRIES, BUDGET_EXHAUSTED, EJECTIONS,
+    REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, TCP_OPENED, TCP_CLOSED, TCP_RECEIVED, TCP_SENT,
+    RETRIES, BUDGET_EXHAUSTED, EJECTIONS,
     UPSTREAM_CONNECTIONS, UPSTREAM_ACTIVE, UPSTREAM_PENDING, ENDPOINTS, ENDPOINTS_AGE, DISCOVERY_SERVICES,
     LISTENER_CONNECTIONS, REFUSED_CONNECTIONS, EXCHANGES, HEALTH_ANSWERS, TABLE_VERSION, TABLE_ACKS, TABLE_NACKS,
     CONTROL_CONNECTED, LAST_GOOD_FAILURES, SPANS_EXPORTED, SPANS_DROPPED, SPANS_QUEUED, LOG_LINES, LOG_DROPPED,

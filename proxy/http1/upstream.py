@@ -11,7 +11,7 @@ import select
 from typing import TYPE_CHECKING, cast
 
 from mesh.http.headers import Headers
-from mesh.http.message import SWITCHED, WEBSOCKET, RequestHead, ResponseHead
+from mesh.http.message import SWITCHED, TCP, WEBSOCKET, RequestHead, ResponseHead
 from mesh.http.outcome import ProxyError, UpstreamProtocolError, UpstreamReset
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
 from proxy.http1.codec import CHUNKED, UNTIL_CLOSE, chunk, last_chunk, parse_response, request_bytes
@@ -73,6 +73,9 @@ class Http1Upstream(asyncio.Protocol):
     def start(self, attempt: Attempt, head: RequestHead, added: list[bytes], body: bytes, *, ended: bool) -> None:
         """See UpstreamStream."""
         self.attempt = attempt
+        if head.version == TCP or self._buffer:
+            self._start_early(attempt, head)
+            return
         attempt.reused = self.served > 0
         self.served += 1
         self._request_ended = ended
@@ -90,6 +93,16 @@ class Http1Upstream(asyncio.Protocol):
                 data += last_chunk(attempt.exchange.request_trailers)
         if not self.transport.is_closing():  # as in _write()
             self.transport.write(data)
+
+    def _start_early(self, attempt: Attempt, head: RequestHead) -> None:
+        """TCP, where the endpoint may have spoken already; or HTTP, where it must not have."""
+        early, self._buffer = self._buffer, b""
+        if head.version != TCP:
+            self._fail(UpstreamProtocolError(f"{self.endpoint} spoke before it was asked: that is no HTTP"))
+            return
+        self.served += 1
+        self._become_tunnel(attempt, ResponseHead(SWITCHED), early)
+        self.resume_reading()
 
     def send_data(self, piece: bytes) -> None:
         """See UpstreamStream."""
@@ -146,7 +159,11 @@ class Http1Upstream(asyncio.Protocol):
         """Bytes of the answer, or of nothing that was asked."""
         attempt = self.attempt
         if attempt is None:
-            self.close()
+            if self.served or self._buffer:
+                self.close()
+            else:  # of a server that speaks first, before its client has got the connection
+                self._buffer = data
+                self.pause()
             return
         try:
             if self._reader is None:

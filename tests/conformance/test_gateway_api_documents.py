@@ -20,6 +20,7 @@ from mesh.model.route import (
     PathType,
     Retry,
     Route,
+    RouteKind,
     RouteMatch,
     Rule,
     Timeouts,
@@ -336,7 +337,7 @@ def test_parents_that_are_refused(parent, field, words):
     ("change", "field", "words"),
     [
         ({"apiVersion": "gateway.networking.k8s.io/v1alpha2"}, "HTTPRoute/reviews.apiVersion", "v1 or"),
-        ({"kind": "TCPRoute"}, "kind", "HTTPRoute, GRPCRoute, ServicePolicy"),
+        ({"kind": "TLSRoute"}, "kind", "HTTPRoute, GRPCRoute, TCPRoute, ServicePolicy"),
         ({"metadata": None}, "metadata", "must be given"),
         ({"metadata": {"name": "a", "ownerReferences": [1]}}, "HTTPRoute/a.metadata.ownerReferences", "not known"),
         ({"metadata": {"name": "Reviews"}}, "HTTPRoute/Reviews.metadata.name", "DNS label"),
@@ -487,7 +488,7 @@ def test_a_grpc_route():
         Retry((), 3, None, (14, 8)),
     )
     rest = Rule((RouteMatch(grpc=MethodMatch()),))
-    assert route == Route(Name("default", "cart"), (Parent(REVIEWS),), (first, rest), is_grpc=True)
+    assert route == Route(Name("default", "cart"), (Parent(REVIEWS),), (first, rest), kind=RouteKind.GRPC)
 
 
 @pytest.mark.parametrize(
@@ -508,3 +509,35 @@ def test_what_a_grpc_route_may_not_say(old, new, field):
     with pytest.raises(InvalidError) as wrong:
         parse(GRPC_ROUTE.replace(old, new))
     assert f"GRPCRoute/cart.{field}" in [violation.field for violation in wrong.value.violations]
+
+
+# --- TCPRoute -------------------------------------------------------------------------------------------------------
+
+TCP_ROUTE = """
+    apiVersion: gateway.networking.k8s.io/v1alpha2
+    kind: TCPRoute
+    metadata: {name: db}
+    spec:
+      parentRefs: [{kind: Service, group: "", name: reviews}]
+      rules: [{backendRefs: [{name: reviews, weight: 3}, {name: other}]}]
+"""
+
+
+def test_a_tcp_route():
+    (route,) = parse(TCP_ROUTE).values
+    rule = Rule(backend_refs=(BackendRef(REVIEWS, weight=3), BackendRef(Name("default", "other"))))
+    assert route == Route(Name("default", "db"), (Parent(REVIEWS),), (rule,), kind=RouteKind.TCP)
+
+
+@pytest.mark.parametrize(
+    ("rules", "field"),
+    [
+        ("[{}, {}]", "rules"),
+        ("[{matches: [{}], backendRefs: []}]", "rules[0].matches"),
+        ("[{timeouts: {request: 1s}}]", "rules[0].timeouts"),
+    ],
+)
+def test_what_a_tcp_route_may_not_say(rules, field):
+    with pytest.raises(InvalidError) as wrong:
+        parse(TCP_ROUTE.replace("[{backendRefs: [{name: reviews, weight: 3}, {name: other}]}]", rules))
+    assert f"TCPRoute/db.{field}" in [violation.field for violation in wrong.value.violations]

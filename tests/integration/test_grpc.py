@@ -247,7 +247,7 @@ async def test_a_deadline_shrinks_with_each_hop_and_each_try() -> None:
         assert first is not None
         assert second is not None
         assert 20 < second <= first - 0.29
-        assert first <= 30
+        assert first <= 31  # grpcio rounds up what it sends
 
 
 async def test_a_client_that_forgets_its_deadline_is_answered_by_the_sidecar() -> None:

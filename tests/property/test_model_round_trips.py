@@ -19,6 +19,7 @@ from mesh.model.route import (
     PathType,
     Retry,
     Route,
+    RouteKind,
     RouteMatch,
     Rule,
     Timeouts,
@@ -95,8 +96,12 @@ backends = st.lists(
 
 @st.composite
 def routes(draw):
-    name, is_grpc = draw(names), draw(st.booleans())
-    of_kind, retries_of_kind = (call_matches, call_retries) if is_grpc else (matches, retries)
+    name, kind = draw(names), draw(st.sampled_from(RouteKind))
+    of_kind, retries_of_kind, timeouts_of_kind = {
+        RouteKind.HTTP: (matches, retries, timeouts),
+        RouteKind.GRPC: (call_matches, call_retries, timeouts),
+        RouteKind.TCP: (st.just(RouteMatch()), st.none(), st.just(Timeouts())),
+    }[kind]
     parents = draw(
         st.lists(
             st.builds(Parent, labels.map(lambda label: Name(name.namespace, label)), ports),
@@ -107,14 +112,18 @@ def routes(draw):
     )
     rules = draw(
         st.lists(
-            st.builds(Rule, st.lists(of_kind, min_size=1, max_size=3).map(tuple), backends, timeouts, retries_of_kind),
+            st.builds(
+                Rule, st.lists(of_kind, min_size=1, max_size=3).map(tuple), backends, timeouts_of_kind, retries_of_kind
+            ),
             min_size=1,
             max_size=3,
         )
     )
+    if kind is RouteKind.TCP:
+        rules = [replace(rules[0], matches=(RouteMatch(),))]
     called = draw(st.lists(labels, max_size=len(rules), unique=True))
     rules[: len(called)] = [replace(rule, name=label) for rule, label in zip(rules, called, strict=False)]
-    return Route(name, tuple(parents), tuple(rules), draw(st.integers(0, 4 * 10**15)) / 10**6, is_grpc)
+    return Route(name, tuple(parents), tuple(rules), draw(st.integers(0, 4 * 10**15)) / 10**6, kind)
 
 
 percents = st.integers(0, 100)

@@ -25,8 +25,8 @@ from mesh.model.route import BackendRef, Parent, Retry, Route, Rule, Timeouts
 from mesh.model.service import Endpoint
 from mesh.model.snapshot import make_snapshot
 from mesh.model.wire import encode_resource
+from proxy.accept import protocol_for
 from proxy.dataplane import Answer, DataPlane, PlaneSettings, no_such_service
-from proxy.http1.downstream import Http1Downstream
 from proxy.http1.limits import ConnectionLimits
 from proxy.listener import InboundListener, Listener, OutboundListener
 from proxy.recorder import Recorder
@@ -407,7 +407,7 @@ class mesh:  # noqa: N801 - reads as a sentence
 
 async def serve(stack: AsyncExitStack, listener: Listener) -> int:
     """Open a listener on a free port until the stack closes."""
-    server = await asyncio.get_running_loop().create_server(lambda: Http1Downstream(listener), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: protocol_for(listener), "127.0.0.1", 0)
 
     async def close() -> None:
         server.close()
@@ -419,7 +419,9 @@ async def serve(stack: AsyncExitStack, listener: Listener) -> int:
     return int(server.sockets[0].getsockname()[1])
 
 
-def inbound_listener(plane: DataPlane, label: str, port: int, limits: ConnectionLimits) -> InboundListener:
+def inbound_listener(
+    plane: DataPlane, label: str, port: int, limits: ConnectionLimits, *, is_tcp: bool = False
+) -> InboundListener:
     """An inbound listener for the program on ``port``."""
     local = Name("(local)", label)
     program = plane.service(local)
@@ -427,4 +429,4 @@ def inbound_listener(plane: DataPlane, label: str, port: int, limits: Connection
     program.apply([Endpoint("program", "127.0.0.1", port)])
     ref = BackendRef(local)
     rule = CompiledRule(Rule(backend_refs=(ref,), retry=Retry(attempts=0)), [Backend(ref, program.cluster())])
-    return InboundListener(plane, f"sidemesh-in-{label}", limits, rule)
+    return InboundListener(plane, f"sidemesh-in-{label}", limits, rule, is_tcp=is_tcp)

@@ -57,6 +57,9 @@ TOOLS = {
     "nghttpd": _debian("nghttp2-server", "nghttpd"),
     "nginx": _debian("nginx-light", "nginx"),
     "prometheus": _debian("prometheus"),
+    "redis-benchmark": _debian("redis-tools", "redis-benchmark"),
+    "redis-cli": _debian("redis-tools", "redis-cli"),
+    "redis-server": _debian("redis-server"),
     "traefik": Tool("make peers", ("traefik",), built="build/peers/bin/traefik"),
     "wrk": _debian("wrk"),
 }

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from protos.mesh.v1 import resource_pb2 as protos_dot_mesh_dot_v1_dot_resource__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/mesh/v1/discovery.proto\x12\x07mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dprotos/mesh/v1/resource.proto\"\xac\x01\n\x10\x44iscoveryRequest\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x0e.mesh.v1.HelloH\x00\x12\x1b\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x0c.mesh.v1.AckH\x00\x12\x1d\n\x04nack\x18\x03 \x01(\x0b\x32\r.mesh.v1.NackH\x00\x12\x30\n\x0e\x65ndpoint_state\x18\x04 \x01(\x0b\x32\x16.mesh.v1.EndpointStateH\x00\x42\t\n\x07message\"\xe0\x01\n\x05Hello\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x1e\n\x07service\x18\x02 \x01(\x0b\x32\r.mesh.v1.Name\x12\x17\n\x0fservice_version\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x17\n\x0fsidecar_version\x18\x05 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x06 \x03(\t\x12&\n\x0fwanted_services\x18\x07 \x03(\x0b\x32\r.mesh.v1.Name\x12$\n\x07running\x18\x08 \x01(\x0b\x32\x13.mesh.v1.SnapshotId\"<\n\nSnapshotId\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\xa6\x01\n\x0cSnapshotPush\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x1f\n\x02id\x18\x02 \x01(\x0b\x32\x13.mesh.v1.SnapshotId\x12\x11\n\tunchanged\x18\x03 \x01(\x08\x12$\n\tresources\x18\x04 \x03(\x0b\x32\x11.mesh.v1.Resource\x12-\n\tpublished\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc7\x01\n\x08Resource\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.mesh.v1.Resource.Kind\x12\x1b\n\x04name\x18\x02 \x01(\x0b\x32\r.mesh.v1.Name\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\"Z\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_ROUTE\x10\x01\x12\x17\n\x13KIND_SERVICE_POLICY\x10\x02\x12\x13\n\x0fKIND_GRPC_ROUTE\x10\x03\"5\n\x03\x41\x63k\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x1f\n\x02id\x18\x02 \x01(\x0b\x32\x13.mesh.v1.SnapshotId\"l\n\x04Nack\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x1f\n\x02id\x18\x02 \x01(\x0b\x32\x13.mesh.v1.SnapshotId\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12$\n\x07running\x18\x04 \x01(\x0b\x32\x13.mesh.v1.SnapshotId\"W\n\rEndpointState\x12\x1e\n\x07service\x18\x01 \x01(\x0b\x32\r.mesh.v1.Name\x12\x14\n\x0c\x65ndpoint_ids\x18\x02 \x03(\t\x12\x10\n\x08watching\x18\x03 \x01(\x08\"W\n\x12\x41waitUnseenRequest\x12\x1e\n\x07service\x18\x01 \x01(\x0b\x32\r.mesh.v1.Name\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\"$\n\x13\x41waitUnseenResponse\x12\r\n\x05nodes\x18\x01 \x03(\t2\x9e\x01\n\x10RoutingDiscovery\x12>\n\x06Stream\x12\x19.mesh.v1.DiscoveryRequest\x1a\x15.mesh.v1.SnapshotPush(\x01\x30\x01\x12J\n\x0b\x41waitUnseen\x12\x1b.mesh.v1.AwaitUnseenRequest\x1a\x1c.mesh.v1.AwaitUnseenResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/mesh/v1/discovery.proto\x12\x07mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dprotos/mesh/v1/resource.proto\"\xac\x01\n\x10\x44iscoveryRequest\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x0e.mesh.v1.HelloH\x00\x12\x1b\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x0c.mesh.v1.AckH\x00\x12\x1d\n\x04nack\x18\x03 \x01(\x0b\x32\r.mesh.v1.NackH\x00\x12\x30\n\x0e\x65ndpoint_state\x18\x04 \x01(\x0b\x32\x16.mesh.v1.EndpointStateH\x00\x42\t\n\x07message\"\xe0\x01\n\x05Hello\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x1e\n\x07service\x18\x02 \x01(\x0b\x32\r.mesh.v1.Name\x12\x17\n\x0fservice_version\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x17\n\x0fsidecar_version\x18\x05 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x06 \x03(\t\x12&\n\x0fwanted_services\x18\x07 \x03(\x0b\x32\r.mesh.v1.Name\x12$\n\x07running\x18\x08 \x01(\x0b\x32\x13.mesh.v1.SnapshotId\"<\n\nSnapshotId\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\xa6\x01\n\x0cSnapshotPush\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x1f\n\x02id\x18\x02 \x01(\x0b\x32\x13.mesh.v1.SnapshotId\x12\x11\n\tunchanged\x18\x03 \x01(\x08\x12$\n\tresources\x18\x04 \x03(\x0b\x32\x11.mesh.v1.Resource\x12-\n\tpublished\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdb\x01\n\x08Resource\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.mesh.v1.Resource.Kind\x12\x1b\n\x04name\x18\x02 \x01(\x0b\x32\r.mesh.v1.Name\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\"n\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_ROUTE\x10\x01\x12\x17\n\x13KIND_SERVICE_POLICY\x10\x02\x12\x13\n\x0fKIND_GRPC_ROUTE\x10\x03\x12\x12\n\x0eKIND_TCP_ROUTE\x10\x04\"5\n\x03\x41\x63k\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x1f\n\x02id\x18\x02 \x01(\x0b\x32\x13.mesh.v1.SnapshotId\"l\n\x04Nack\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x1f\n\x02id\x18\x02 \x01(\x0b\x32\x13.mesh.v1.SnapshotId\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12$\n\x07running\x18\x04 \x01(\x0b\x32\x13.mesh.v1.SnapshotId\"W\n\rEndpointState\x12\x1e\n\x07service\x18\x01 \x01(\x0b\x32\r.mesh.v1.Name\x12\x14\n\x0c\x65ndpoint_ids\x18\x02 \x03(\t\x12\x10\n\x08watching\x18\x03 \x01(\x08\"W\n\x12\x41waitUnseenRequest\x12\x1e\n\x07service\x18\x01 \x01(\x0b\x32\r.mesh.v1.Name\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\"$\n\x13\x41waitUnseenResponse\x12\r\n\x05nodes\x18\x01 \x03(\t2\x9e\x01\n\x10RoutingDiscovery\x12>\n\x06Stream\x12\x19.mesh.v1.DiscoveryRequest\x1a\x15.mesh.v1.SnapshotPush(\x01\x30\x01\x12J\n\x0b\x41waitUnseen\x12\x1b.mesh.v1.AwaitUnseenRequest\x1a\x1c.mesh.v1.AwaitUnseenResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,19 +42,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SNAPSHOTPUSH']._serialized_start=572
   _globals['_SNAPSHOTPUSH']._serialized_end=738
   _globals['_RESOURCE']._serialized_start=741
-  _globals['_RESOURCE']._serialized_end=940
+  _globals['_RESOURCE']._serialized_end=960
   _globals['_RESOURCE_KIND']._serialized_start=850
-  _globals['_RESOURCE_KIND']._serialized_end=940
-  _globals['_ACK']._serialized_start=942
-  _globals['_ACK']._serialized_end=995
-  _globals['_NACK']._serialized_start=997
-  _globals['_NACK']._serialized_end=1105
-  _globals['_ENDPOINTSTATE']._serialized_start=1107
-  _globals['_ENDPOINTSTATE']._serialized_end=1194
-  _globals['_AWAITUNSEENREQUEST']._serialized_start=1196
-  _globals['_AWAITUNSEENREQUEST']._serialized_end=1283
-  _globals['_AWAITUNSEENRESPONSE']._serialized_start=1285
-  _globals['_AWAITUNSEENRESPONSE']._serialized_end=1321
-  _globals['_ROUTINGDISCOVERY']._serialized_start=1324
-  _globals['_ROUTINGDISCOVERY']._serialized_end=1482
+  _globals['_RESOURCE_KIND']._serialized_end=960
+  _globals['_ACK']._serialized_start=962
+  _globals['_ACK']._serialized_end=1015
+  _globals['_NACK']._serialized_start=1017
+  _globals['_NACK']._serialized_end=1125
+  _globals['_ENDPOINTSTATE']._serialized_start=1127
+  _globals['_ENDPOINTSTATE']._serialized_end=1214
+  _globals['_AWAITUNSEENREQUEST']._serialized_start=1216
+  _globals['_AWAITUNSEENREQUEST']._serialized_end=1303
+  _globals['_AWAITUNSEENRESPONSE']._serialized_start=1305
+  _globals['_AWAITUNSEENRESPONSE']._serialized_end=1341
+  _globals['_ROUTINGDISCOVERY']._serialized_start=1344
+  _globals['_ROUTINGDISCOVERY']._serialized_end=1502
 # @@protoc_insertion_point(module_scope)

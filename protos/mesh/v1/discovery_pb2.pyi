@@ -75,10 +75,12 @@ class Resource(_message.Message):
         KIND_ROUTE: _ClassVar[Resource.Kind]
         KIND_SERVICE_POLICY: _ClassVar[Resource.Kind]
         KIND_GRPC_ROUTE: _ClassVar[Resource.Kind]
+        KIND_TCP_ROUTE: _ClassVar[Resource.Kind]
     KIND_UNSPECIFIED: Resource.Kind
     KIND_ROUTE: Resource.Kind
     KIND_SERVICE_POLICY: Resource.Kind
     KIND_GRPC_ROUTE: Resource.Kind
+    KIND_TCP_ROUTE: Resource.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]

@@ -20,20 +20,28 @@ class Name(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Route(_message.Message):
-    __slots__ = ("name", "parents", "rules", "created", "parent_ports", "is_grpc")
+    __slots__ = ("name", "parents", "rules", "created", "parent_ports", "kind")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_HTTP: _ClassVar[Route.Kind]
+        KIND_GRPC: _ClassVar[Route.Kind]
+        KIND_TCP: _ClassVar[Route.Kind]
+    KIND_HTTP: Route.Kind
+    KIND_GRPC: Route.Kind
+    KIND_TCP: Route.Kind
     NAME_FIELD_NUMBER: _ClassVar[int]
     PARENTS_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     PARENT_PORTS_FIELD_NUMBER: _ClassVar[int]
-    IS_GRPC_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     name: Name
     parents: _containers.RepeatedCompositeFieldContainer[Name]
     rules: _containers.RepeatedCompositeFieldContainer[Rule]
     created: _timestamp_pb2.Timestamp
     parent_ports: _containers.RepeatedScalarFieldContainer[int]
-    is_grpc: bool
-    def __init__(self, name: _Optional[_Union[Name, _Mapping]] = ..., parents: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., rules: _Optional[_Iterable[_Union[Rule, _Mapping]]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parent_ports: _Optional[_Iterable[int]] = ..., is_grpc: _Optional[bool] = ...) -> None: ...
+    kind: Route.Kind
+    def __init__(self, name: _Optional[_Union[Name, _Mapping]] = ..., parents: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., rules: _Optional[_Iterable[_Union[Rule, _Mapping]]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parent_ports: _Optional[_Iterable[int]] = ..., kind: _Optional[_Union[Route.Kind, str]] = ...) -> None: ...
 
 class Rule(_message.Message):
     __slots__ = ("name", "matches", "backend_refs", "timeouts", "retry")

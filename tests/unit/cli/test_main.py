@@ -71,7 +71,7 @@ def test_an_unknown_command_is_a_usage_error():
         (["weights", "set", "reviews", "v1=1", "v1=2"], "given twice"),
         (["weights", "set", "Reviews", "v1=1"], "DNS label"),
         (["weights", "get", "-n", "No", "reviews"], "DNS label"),
-        (["get", "pod"], "there are route, grpcroute and policy"),
+        (["get", "pod"], "there are route, grpcroute, tcproute and policy"),
         (["delete", "route"], "Missing argument 'NAME'"),
         (["rollback", "0"], "0 is not in the range"),
         (["history", "--limit", "0"], "0 is not in the range"),
@@ -91,7 +91,7 @@ def test_an_apply_of_bad_files_tells_all_problems_of_all_files_and_sends_nothing
     (tmp_path / "b.yml").write_text("a: [")
     result = run("apply", "-f", str(tmp_path))
     assert result.exit_code == 2
-    assert "a.yaml: kind: 'Pod' is none of HTTPRoute, GRPCRoute, ServicePolicy" in result.output
+    assert "a.yaml: kind: 'Pod' is none of HTTPRoute, GRPCRoute, TCPRoute, ServicePolicy" in result.output
     assert "b.yml: not YAML" in result.output
     assert "nothing was sent" in result.output
 

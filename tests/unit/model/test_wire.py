@@ -79,7 +79,7 @@ def test_an_unknown_kind_is_refused_by_number():
     message.resources[1].kind = 7
     ((field, said),) = refusal(message)
     assert field == "kind 7/reviews.kind"
-    assert "HTTPRoute, GRPCRoute, ServicePolicy" in said
+    assert "HTTPRoute, GRPCRoute, TCPRoute, ServicePolicy" in said
 
 
 def test_a_body_that_is_no_message_is_refused():

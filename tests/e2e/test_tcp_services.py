@@ -1,0 +1,104 @@
+"""A real Redis behind two sidecars that know nothing of its protocol."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.support.consul import ConsulAgent
+from tests.support.fleet import Fleet
+from tests.support.needs import require
+from tests.support.ports import free_port
+from tests.support.process import Process
+
+pytestmark = pytest.mark.e2e
+
+
+async def redis_cli(port: int, *words: str, stdin: bytes = b"") -> str:
+    done = await asyncio.create_subprocess_exec(
+        require("redis-cli"), "-h", "127.0.0.1", "-p", str(port), *words,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await asyncio.wait_for(done.communicate(stdin), 30)
+    return out.decode().strip()
+
+
+async def test_redis_through_two_sidecars(tmp_path: Path) -> None:
+    port, local = free_port(), free_port()
+    command = (require("redis-server"), "--port", str(port), "--save", "", "--dir", tmp_path, "--bind", "127.0.0.1")
+    async with Process.start(*command, log=tmp_path / "redis.log"), Fleet(tmp_path) as fleet:
+        await fleet.control()
+        db = await fleet.sidecar("db", "--port", str(port), "--protocol", "tcp")
+        app = await fleet.sidecar("app", "--upstream", f"db={local}/tcp")
+
+        async def answers() -> bool:
+            return await redis_cli(local, "ping") == "PONG"
+
+        await app.process.until(answers, what="redis through both", timeout_s=20)
+        assert await redis_cli(local, "set", "greeting", "hello") == "OK"
+        assert await redis_cli(local, "get", "greeting") == "hello"
+        large = b"x" * 3_000_000
+        assert await redis_cli(local, "-x", "set", "large", stdin=large) == "OK"
+        assert await redis_cli(local, "strlen", "large") == str(len(large))
+
+        # Each of these is a connection of its own.
+        bench = await asyncio.create_subprocess_exec(
+            require("redis-benchmark"), "-p", str(local), "-n", "2000", "-c", "20", "-k", "0", "-t", "ping_mbulk", "-q",
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        out, _ = await asyncio.wait_for(bench.communicate(), 60)
+        assert bench.returncode == 0, out
+        assert b"rror" not in out, out
+
+        # A subscriber waits in silence, and hears what another publishes.
+        subscriber = await asyncio.create_subprocess_exec(
+            require("redis-cli"), "-p", str(local), "subscribe", "news", stdout=asyncio.subprocess.PIPE
+        )
+        assert subscriber.stdout is not None
+        assert b"subscribe" in await asyncio.wait_for(subscriber.stdout.readline(), 10)
+        await asyncio.sleep(0.5)
+        assert await redis_cli(local, "publish", "news", "rain") == "1"
+        heard = b""
+        async with asyncio.timeout(10):
+            while b"rain" not in heard:
+                heard += await subscriber.stdout.readline()
+        subscriber.terminate()
+        await subscriber.wait()
+
+        opened, closed = "istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total"
+        await app.process.until(lambda: _equal(app, opened, closed), what="all connections to be over")
+        assert await app.metric(opened) >= 2000
+        assert await app.metric("istio_tcp_received_bytes_total") > len(large)
+        assert await db.metric(opened) >= 2000
+
+
+async def _equal(sidecar, one: str, other: str) -> bool:
+    return await sidecar.metric(one) == await sidecar.metric(other)
+
+
+async def test_a_dead_tcp_program_leaves_consul_and_comes_back(tmp_path: Path, consul: ConsulAgent) -> None:
+    """Nobody can ask over HTTP through such a port, so the state travels with the sidecar's own lease."""
+    port, local = free_port(), free_port()
+    command = (require("redis-server"), "--port", str(port), "--save", "", "--dir", tmp_path, "--bind", "127.0.0.1")
+    async with Fleet(tmp_path) as fleet:
+        fleet.consul_url = consul.url
+        redis = Process.start(*command, log=tmp_path / "redis.log")
+        await redis.__aenter__()
+        await fleet.sidecar("db", "--port", str(port), "--protocol", "tcp")
+        app = await fleet.sidecar("app", "--upstream", f"db={local}/tcp")
+
+        async def health() -> set[str]:
+            return set((await app.endpoints("db")).values())
+
+        async def is_passing() -> bool:
+            return await health() == {"passing"}
+
+        async def is_critical() -> bool:
+            return await health() == {"critical"}
+
+        await app.process.until(is_passing, what="redis to be well", timeout_s=20)
+        await redis.kill()
+        await app.process.until(is_critical, what="its death to be known", timeout_s=20)
+        async with Process.start(*command, log=tmp_path / "redis2.log"):
+            await app.process.until(is_passing, what="its return to be known", timeout_s=20)
+            assert await redis_cli(local, "ping") == "PONG"

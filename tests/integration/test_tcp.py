@@ -1,0 +1,267 @@
+"""TCP through the request path: routes, half-close, servers that speak first, ends that break off."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from mesh.model.policy import AppProtocol
+from mesh.model.service import Endpoint
+from proxy.http1.limits import ConnectionLimits
+from proxy.listener import OutboundListener
+from tests.support.mesh import Mesh, inbound_listener, mesh, name, serve, speak
+from tests.support.ports import free_port
+from tests.support.process import until
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+LARGE = bytes(range(256)) * 64 * 1024  # 16 MiB
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """As MySQL and SMTP do: it speaks first."""
+    writer.write(b"220 hello\r\n")
+    writer.write((await reader.readline()).upper())
+    await writer.drain()
+    writer.close()
+
+
+def says(text: bytes) -> Handler:
+    async def say(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(text)
+        await writer.drain()
+        writer.close()
+
+    return say
+
+
+async def rest(reader: asyncio.StreamReader) -> bytes:
+    """What still comes before the end, be that an end in order or a reset."""
+    data = b""
+    async with asyncio.timeout(10):
+        try:
+            while piece := await reader.read(1 << 16):
+                data += piece
+        except ConnectionError:
+            pass
+    return data
+
+
+class Tcp:
+    """A mesh whose service ``db`` has a local port, and servers that are its endpoints."""
+
+    def __init__(self, m: Mesh, port: int, stack: AsyncExitStack) -> None:
+        self.m, self.port, self._stack = m, port, stack
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def all_of(self) -> bytes:
+        """What a connection says that is asked nothing."""
+        reader, writer = await self.connect()
+        data = await rest(reader)
+        writer.close()
+        return data
+
+    async def over(self) -> None:
+        """Wait until nothing is under way any more."""
+        await until(lambda: not self.m.plane.exchanges, what="the exchanges to end")
+        await until(lambda: all(s.usage.connections == 0 for s in self.m.plane.services.values()), what="connections")
+        assert all(s.usage.requests == 0 for s in self.m.plane.services.values())
+
+
+@asynccontextmanager
+async def tcp(
+    *handlers: Handler, routes: str = "", limits: ConnectionLimits | None = None, is_declared: bool = True
+) -> AsyncIterator[Tcp]:
+    async with AsyncExitStack() as stack:
+        m = await stack.enter_async_context(mesh().routes(routes).start() if routes else mesh().start())
+        ports = []
+        for handler in handlers:
+            server = await asyncio.start_server(handler, "127.0.0.1", 0)
+            await stack.enter_async_context(server)
+            ports.append(server.sockets[0].getsockname()[1])
+        m.plane.apply_endpoints(name("db"), tuple(Endpoint(f"e{n}", "127.0.0.1", p) for n, p in enumerate(ports)))
+        if is_declared:
+            speak(m, "db", AppProtocol.TCP)
+        listener = OutboundListener(m.plane, "sidemesh-out-tcp", limits or ConnectionLimits(), service=name("db"))
+        yield Tcp(m, await serve(stack, listener), stack)
+
+
+async def test_bytes_both_ways_with_backpressure_and_half_close() -> None:
+    async with tcp(echo) as t:
+        reader, writer = await t.connect()
+
+        async def send() -> None:
+            writer.write(LARGE)
+            await writer.drain()
+            writer.write_eof()  # plain asyncio, not uvloop, is what must never do this on the request path
+
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            group.create_task(send())
+            back = await reader.read()  # to the server's own end, which comes after ours
+        assert back == LARGE
+        writer.close()
+        await t.over()
+        assert t.m.cells() == {("db", -1, ""): 1, ("db", 0, ""): 1}
+        series = t.m.recorder.series_for(name("db"), None, "tcp")
+        assert (series.cells[0, ""].request_bytes, series.cells[0, ""].response_bytes) == (len(LARGE), len(LARGE))
+
+
+async def test_the_server_may_speak_first() -> None:
+    async with tcp(greet) as t:
+        for _ in range(50):
+            reader, writer = await t.connect()
+            async with asyncio.timeout(5):
+                assert await reader.readline() == b"220 hello\r\n"
+                writer.write(b"quit\r\n")
+                assert await reader.read() == b"QUIT\r\n"
+            writer.close()
+        await t.over()
+
+
+async def test_the_client_may_end_first_and_still_be_answered() -> None:
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"%d" % len(await reader.read()))
+        await writer.drain()
+        writer.close()
+
+    async with tcp(count) as t:
+        reader, writer = await t.connect()
+        writer.write(b"x" * 100_000)
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            assert await reader.read() == b"100000"
+        writer.close()
+        await t.over()
+
+
+async def test_a_dead_endpoint_is_passed_over_and_without_any_the_connection_is_refused() -> None:
+    async with tcp(says(b"one")) as t:
+        (alive,) = t.m.plane.services[name("db")].endpoints.values()
+        dead = Endpoint("dead", "127.0.0.1", free_port())
+        t.m.plane.apply_endpoints(name("db"), (alive.model, dead))
+        for _ in range(20):
+            assert await t.all_of() == b"one"
+        t.m.plane.apply_endpoints(name("db"), (dead,))
+        assert await t.all_of() == b""
+        await t.over()
+
+
+ROUTE = """
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: db}
+spec:
+  parentRefs: [{group: "", kind: Service, name: db}]
+  rules: [{backendRefs: [{name: db, weight: 3}, {name: other, weight: 1}]}]
+"""
+
+
+async def test_a_route_splits_connections_by_weight() -> None:
+    async with tcp(says(b"one"), routes=ROUTE, is_declared=False) as t:
+        server = await asyncio.start_server(says(b"two"), "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            t.m.plane.apply_endpoints(name("other"), (Endpoint("o", "127.0.0.1", port),))
+            seen = [await t.all_of() for _ in range(400)]
+        assert set(seen) == {b"one", b"two"}
+        assert 300 - 4 * 9 < seen.count(b"one") < 300 + 4 * 9  # four standard errors of 3 in 4
+        await t.over()
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+async def test_a_reset_passes_through(who: str) -> None:
+    done = asyncio.Event()
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(await reader.read(1))
+            if who == "server":
+                reset(writer)
+            else:
+                await reader.read()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+            done.set()
+
+    async with tcp(serve_one) as t:
+        reader, writer = await t.connect()
+        writer.write(b"x")
+        assert await reader.read(1) == b"x"
+        if who == "client":
+            reset(writer)
+        else:
+            assert await rest(reader) == b""
+        await asyncio.wait_for(done.wait(), 5)
+        writer.close()
+        await t.over()
+        assert t.m.cells() == {("db", -1, ""): 1, ("db", 0, "DC" if who == "client" else "UC"): 1}
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    writer.transport.abort()
+
+
+async def test_a_connection_in_which_nothing_moves_is_closed() -> None:
+    async with tcp(echo, limits=ConnectionLimits(tunnel_idle_s=1.0)) as t:
+        reader, writer = await t.connect()
+        for _ in range(4):
+            writer.write(b"x")
+            assert await reader.read(1) == b"x"
+            await asyncio.sleep(0.4)
+        assert await rest(reader) == b""
+        writer.close()
+        await t.over()
+        assert t.m.cells() == {("db", -1, ""): 1, ("db", 0, "SI"): 1}
+
+
+async def test_connections_of_a_service_are_limited() -> None:
+    async with tcp(echo) as t:
+        usage = t.m.plane.services[name("db")].usage
+        usage.max_requests = 2
+        kept = [await t.connect() for _ in range(2)]
+        for reader, writer in kept:
+            writer.write(b"x")
+            assert await reader.read(1) == b"x"
+        assert await t.all_of() == b""
+        for _, writer in kept:
+            writer.close()
+        await t.over()
+        assert t.m.cells()["db", 0, "UO"] == 1
+
+
+async def test_through_an_inbound_listener_too() -> None:
+    async with tcp(greet) as t, AsyncExitStack() as stack:
+        (endpoint,) = t.m.plane.services[name("db")].endpoints.values()
+        listener = inbound_listener(t.m.plane, "db-0", endpoint.model.port, ConnectionLimits(), is_tcp=True)
+        inbound = await serve(stack, listener)
+        t.m.plane.apply_endpoints(name("db"), (Endpoint("s", "127.0.0.1", inbound),))
+        reader, writer = await t.connect()
+        async with asyncio.timeout(5):
+            assert await reader.readline() == b"220 hello\r\n"
+            writer.write(b"quit\r\n")
+            assert await reader.read() == b"QUIT\r\n"
+        writer.close()
+        await t.over()
+
+
+async def test_a_listener_follows_the_policy_without_a_restart() -> None:
+    async with tcp(says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"), is_declared=False) as t:
+        reader, writer = await t.connect()
+        writer.write(b"GET / HTTP/1.1\r\nhost: db\r\n\r\n")
+        assert b"via: " in await reader.readuntil(b"\r\n\r\n")  # spoken as HTTP
+        writer.close()
+        speak(t.m, "db", AppProtocol.TCP)
+        assert b"via: " not in await t.all_of()
