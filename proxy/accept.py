@@ -1,17 +1,163 @@
-"""Which shell a client's connection gets, by the listener it came to."""
+"""Which shell a client's connection gets: by its listener, and by the first byte where TLS may begin with it."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import errno
+import logging
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, cast
 
 from proxy.http1.downstream import Http1Downstream
+from proxy.http2.downstream import Http2Downstream
 from proxy.tcp import TcpDownstream
+from proxy.tls import HANDSHAKE_S, HTTP2, explain
 
 if TYPE_CHECKING:
     from proxy.listener import Listener
+
+logger = logging.getLogger(__name__)
+
+CLIENT_HELLO = b"\x16"  # the type of a handshake record (RFC 8446 §5.1): no request of HTTP begins so
+BACKLOG = 1024
+ACCEPTED_AT_ONCE = 64
+_FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+PAUSE_S = 0.1  # where there is nothing to accept with: asyncio waits a second
+
+
+class Closable(Protocol):
+    """A server that listens."""
+
+    def close(self) -> None:
+        """Accept no more."""
+
+
+async def open_server(listener: Listener, sock: socket.socket) -> Closable:
+    """Accept connections for ``listener`` from a bound socket."""
+    loop = asyncio.get_running_loop()
+    if listener.tls is None:
+        return await loop.create_server(partial(protocol_for, listener), sock=sock, backlog=BACKLOG)
+    return PeekingServer(listener, sock)
 
 
 def protocol_for(listener: Listener) -> asyncio.Protocol:
     """For a connection that is made now. HTTP/1.1 and HTTP/2 are told apart by what comes: see ``http1/downstream``."""
     return TcpDownstream(listener) if listener.takes_connections else Http1Downstream(listener)
+
+
+class PeekingServer:
+    """Looks at each connection's first byte, without taking it, before anybody reads: TLS or plain text.
+
+    Where the server speaks first and in clear text nothing would ever come: such a listener has no TLS.
+    """
+
+    def __init__(self, listener: Listener, sock: socket.socket) -> None:
+        """Begin to accept."""
+        self._listener = listener
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._silent: dict[socket.socket, asyncio.TimerHandle] = {}
+        sock.setblocking(False)
+        sock.listen(BACKLOG)
+        self._loop.add_reader(sock.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Accept no more; connections that have said nothing are closed."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+        for connection in tuple(self._silent):
+            self._give_up(connection)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, _ = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                logger.error("cannot accept a connection: %s", error)  # noqa: TRY400 - the message says it all
+                self._loop.remove_reader(self._sock.fileno())
+                self._loop.call_later(PAUSE_S, self._resume)
+                return
+            connection.setblocking(False)
+            self._peek_at(connection)
+
+    def _resume(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.add_reader(self._sock.fileno(), self._accept)
+
+    def _peek_at(self, connection: socket.socket) -> None:
+        if len(self._silent) >= self._listener.max_connections:
+            self._listener.refused_connections += 1
+            connection.close()
+            return
+        limit_s = self._listener.limits.first_byte_s
+        self._silent[connection] = self._loop.call_later(limit_s, self._give_up, connection)
+        self._loop.add_reader(connection.fileno(), self._look, connection)
+
+    def _look(self, connection: socket.socket) -> None:
+        try:
+            first = connection.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            first = b""
+        if not first:
+            self._give_up(connection)
+            return
+        self._forget(connection)
+        self._listener.plane.tasks.start(self._hand_over(connection, is_tls=first == CLIENT_HELLO), "accept")
+
+    async def _hand_over(self, connection: socket.socket, *, is_tls: bool) -> None:
+        tls = self._listener.tls
+        factory = partial(TlsAccepted, self._listener) if is_tls else partial(protocol_for, self._listener)
+        try:
+            await self._loop.connect_accepted_socket(
+                factory,
+                connection,
+                ssl=tls.context if is_tls and tls is not None else None,
+                ssl_handshake_timeout=HANDSHAKE_S if is_tls else None,
+            )
+        except OSError as error:
+            self._listener.failed_handshakes += 1
+            logger.info("%s: a client was turned away: %s", self._listener.name, explain(error))
+            connection.close()
+
+    def _give_up(self, connection: socket.socket) -> None:
+        self._forget(connection)
+        connection.close()
+
+    def _forget(self, connection: socket.socket) -> None:
+        timer = self._silent.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
+            self._loop.remove_reader(connection.fileno())
+
+
+class TlsAccepted(asyncio.Protocol):
+    """A client whose handshake is done: what was agreed on (ALPN, RFC 7301) says who goes on."""
+
+    def __init__(self, listener: Listener) -> None:
+        """``listener`` has the certificates."""
+        self._listener = listener
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Hand the connection over, before its first byte."""
+        listener, given = self._listener, cast("asyncio.Transport", transport)
+        chosen = given.get_extra_info("ssl_object").selected_alpn_protocol()
+        if listener.takes_connections:
+            protocol: asyncio.Protocol = TcpDownstream(listener)
+        elif chosen == HTTP2:
+            address = given.get_extra_info("peername") or ("", 0)
+            protocol = http2 = Http2Downstream(listener, address[0], address[1])
+            if not listener.admit(http2):
+                given.abort()
+                return
+        else:
+            protocol = Http1Downstream(listener)
+        given.set_protocol(protocol)
+        protocol.connection_made(given)

@@ -18,6 +18,7 @@ from mesh.discovery.retention import DEFAULT_GRACE_S
 from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import DEFAULT_NAMESPACE, Name, is_label
 from proxy.http1.limits import ConnectionLimits, HeadLimits
+from proxy.tls import KeyPair, ServerSettings
 
 LIMIT_KEYS = {
     "request-line-bytes": "line_bytes", "head-bytes": "head_bytes", "header-count": "count",
@@ -91,6 +92,13 @@ class SidecarConfig:
     """``tcp``, or a path of the program that answers 2xx or 3xx while it is well."""
     protocol: str = "caller"
     """What is spoken with the program: ``http1``, ``http2``, what each caller speaks (``caller``), or ``tcp``."""
+    tls_cert: Path | None = None
+    """The certificate chain, PEM, that inbound clients who begin with TLS are shown; with ``tls_key``."""
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    """Who speaks TLS has to show a certificate of this authority."""
+    tls_certificates: tuple[KeyPair, ...] = ()
+    """More of them, each with the names it is for (SNI)."""
     egress: bool = False
     workers: int = 1
     drain_s: float = 30.0
@@ -114,6 +122,13 @@ class SidecarConfig:
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     check_interval_s: float = 1.0
     log_level: str = "info"
+
+    @property
+    def server_tls(self) -> ServerSettings | None:
+        """How inbound clients are met that begin with TLS; None: not at all."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return ServerSettings((KeyPair(self.tls_cert, self.tls_key), *self.tls_certificates), self.tls_client_ca)
 
     @property
     def node(self) -> str:
@@ -169,6 +184,10 @@ class SidecarConfig:
             found.append(("protocol", f"{self.protocol!r} is not one of caller, http1, http2, tcp"))
         if self.protocol == "tcp" and self.check != "tcp":
             found.append(("check", f"{self.check!r} is a path, and the program speaks tcp"))
+        if (self.tls_cert is None) is not (self.tls_key is None):
+            found.append(("tls-cert", "and tls-key belong together"))
+        if self.tls_cert is None and (self.tls_client_ca is not None or self.tls_certificates):
+            found.append(("tls-cert", "is missing: it is shown to clients that name nobody"))
         if self.workers < 1:
             found.append(("workers", f"{self.workers} is not a number of workers (1 or more)"))
         if not 0.0 <= self.trace_ratio <= 1.0:

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from proxy.dataplane import DataPlane
     from proxy.exchange import Exchange
     from proxy.table import CompiledRule
+    from proxy.tls import ServerTls
 
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 20_000  # at 4 KiB each 80 MiB: a flood costs that much at most
 FORWARDED_HTTP = b"x-forwarded-proto: http"
+FORWARDED_HTTPS = b"x-forwarded-proto: https"
 NONE_KNOWN: dict[bytes, bytes] = {}
 _PASSED_ON = (b"x-forwarded-for", b"x-forwarded-host", b"proxy")
 COUNTED_METHODS = frozenset((b"OPTIONS", b"TRACE"))
@@ -66,7 +68,10 @@ class Listener(ABC):
         self.limits = limits
         self.is_draining = False
         self.connections: set[ClientConnection] = set()
-        self._max_connections = max_connections
+        self.tls: ServerTls | None = None
+        """Clients may begin with TLS; set before the listener is opened."""
+        self.failed_handshakes = 0
+        self.max_connections = max_connections
         self._marker = marker.encode()
         self._via = b"1.1 " + self._marker
         self._via2 = b"2.0 " + self._marker
@@ -77,7 +82,7 @@ class Listener(ABC):
 
     def admit(self, connection: ClientConnection) -> bool:
         """Take a connection, or not where there are too many."""
-        if len(self.connections) >= self._max_connections:
+        if len(self.connections) >= self.max_connections:
             self.refused_connections += 1
             return False
         self.connections.add(connection)
@@ -309,7 +314,10 @@ class InboundListener(Listener):
         peer = exchange.downstream.peer_address.encode()
         forwarded = known.get(b"x-forwarded-for")
         lines.append(b"x-forwarded-for: " + (peer if forwarded is None else forwarded + b", " + peer))
-        lines.append(FORWARDED_HTTP if b"x-forwarded-proto" not in known else _line(known, b"x-forwarded-proto"))
+        if b"x-forwarded-proto" in known:
+            lines.append(_line(known, b"x-forwarded-proto"))
+        else:
+            lines.append(FORWARDED_HTTPS if exchange.downstream.is_tls else FORWARDED_HTTP)
         lines.append(b"x-forwarded-host: " + known.get(b"x-forwarded-host", request.authority))
         return lines
 

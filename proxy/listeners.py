@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import Name
 from mesh.model.policy import AppProtocol, OutlierDetection, ServicePolicy
 from mesh.model.route import BackendRef, Retry, Rule
@@ -15,6 +16,7 @@ from proxy.file_limit import connections_within_limit
 from proxy.listener import InboundListener, Listener, OutboundListener
 from proxy.recorder import LOCAL
 from proxy.table import Backend, CompiledRule
+from proxy.tls import HTTP1, HTTP2, ServerTls, TlsError
 
 PROGRAM_IDLE_S = 3.0  # programs close idle connections early: gunicorn after 2 s, uvicorn and Node after 5 s
 
@@ -53,6 +55,9 @@ def build_listeners(plane: DataPlane, config: SidecarConfig, token: str) -> List
     if config.port is not None:
         rule = program_rule(plane, config.service.name, config.port, PROGRAM_SPEAKS[config.protocol])
         inbound = InboundListener(plane, f"sidemesh-in-{token}", limits, rule, most, is_tcp=config.protocol == "tcp")
+        inbound.tls = load_certificates(config)
+        if inbound.tls is not None:
+            plane.deadlines.each_second.append(lambda _: inbound.tls.refresh() if inbound.tls is not None else None)
     return Listeners(
         OutboundListener(plane, outbound, limits, most),
         {
@@ -61,6 +66,16 @@ def build_listeners(plane: DataPlane, config: SidecarConfig, token: str) -> List
         },
         inbound,
     )
+
+
+def load_certificates(config: SidecarConfig) -> ServerTls | None:
+    """What inbound clients are met with that begin with TLS; None where there is nothing. Raises InvalidError."""
+    if config.server_tls is None:
+        return None
+    try:
+        return ServerTls(config.server_tls, () if config.protocol == "tcp" else (HTTP2, HTTP1))
+    except TlsError as error:
+        raise InvalidError([Violation("tls-cert", str(error))]) from error
 
 
 def program_rule(plane: DataPlane, label: str, port: int, protocol: AppProtocol | None = None) -> CompiledRule:

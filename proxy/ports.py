@@ -21,6 +21,10 @@ class DownstreamStream(Protocol):
     peer_port: int
 
     @property
+    def is_tls(self) -> bool:
+        """The client speaks TLS to us."""
+
+    @property
     def is_writable(self) -> bool:
         """False: the client is slow and nothing more should be sent to it for now."""
 

@@ -129,6 +129,10 @@ def _listeners(sidecar: Sidecar) -> Iterator[tuple[Metric, list[Sample]]]:
         names.REFUSED_CONNECTIONS,
         [((name,), _now(sidecar, f"refused {name}", lst.refused_connections)) for name, lst in opened],
     )
+    yield (
+        names.FAILED_HANDSHAKES,
+        [((name,), _now(sidecar, f"handshakes {name}", lst.failed_handshakes)) for name, lst in opened],
+    )
 
 
 def _now(sidecar: Sidecar, gauge: str, own: int) -> float:

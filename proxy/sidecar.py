@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import socket
-from functools import partial
 from random import Random, SystemRandom
 
 import grpc.aio
@@ -25,7 +24,7 @@ from mesh.model.snapshot import Snapshot, make_snapshot
 from mesh.model.wire import encode_resource
 from mesh.tasks import Tasks
 from mesh.telemetry.otlp_transport import make_transport
-from proxy.accept import protocol_for
+from proxy.accept import Closable, open_server
 from proxy.config import Address, SidecarConfig
 from proxy.dataplane import DataPlane, PlaneSettings
 from proxy.directory import CatalogDirectory
@@ -41,8 +40,6 @@ from proxy.telemetry import Telemetry
 from proxy.worker_pool import WorkerPool
 
 logger = logging.getLogger(__name__)
-
-BACKLOG = 1024
 
 
 class Sidecar:
@@ -91,7 +88,7 @@ class Sidecar:
         self.is_stopping = False
         self._is_listening = False
         self._to_keep: Snapshot | None = None
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[Closable] = []
 
     # --- start ------------------------------------------------------------------------------------------------------
 
@@ -181,8 +178,7 @@ class Sidecar:
         self._is_listening = True
 
     async def _open(self, listener: Listener, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(partial(protocol_for, listener), sock=sock, backlog=BACKLOG))
+        self._servers.append(await open_server(listener, sock))
 
     def metrics_text(self) -> str:
         """What /metrics answers, whole; the admin page sends it in chunks (scrape.py)."""

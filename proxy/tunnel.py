@@ -37,6 +37,11 @@ class TunnelEnd(asyncio.Protocol):
         self.is_writable = True
         self._closes_when_empty = False
 
+    @property
+    def is_tls(self) -> bool:
+        """It is a TLS connection."""
+        return self.transport.get_extra_info("ssl_object") is not None
+
     def write(self, data: bytes) -> None:
         """Send bytes on."""
         if not self.transport.is_closing():  # uvloop raises where asyncio shrugs
@@ -47,7 +52,9 @@ class TunnelEnd(asyncio.Protocol):
         transport = self.transport
         if transport.is_closing():
             return
-        if not self._closes_when_empty:
+        if self.is_tls:
+            transport.close()  # TLS cannot be half closed in Python; what was written still goes out
+        elif not self._closes_when_empty:
             self._closes_when_empty = True
             # uvloop sends at the end of the loop's turn, so that there may be something left whatever the buffer says.
             asyncio.get_running_loop().call_soon(self.half_close)

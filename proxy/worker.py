@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from functools import partial
 from random import Random, SystemRandom
 from typing import Any
 
@@ -26,7 +25,7 @@ from mesh.model.wire import snapshot_from_push
 from mesh.telemetry.exporter import Batch, Sent
 from mesh.telemetry.metrics import RequestCell
 from protos.mesh.v1 import discovery_pb2
-from proxy.accept import protocol_for
+from proxy.accept import Closable, open_server
 from proxy.clusters import states
 from proxy.config import SidecarConfig
 from proxy.dataplane import Answer, DataPlane, PlaneSettings
@@ -169,7 +168,7 @@ class Worker:
         self._plane = DataPlane(settings, self._directory, recorder, self._telemetry.propagation, rng)
         self._listeners: Listeners = build_listeners(self._plane, config, token)
         self._deltas = Deltas(self._telemetry)
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[Closable] = []
         self._handlers: dict[str, Callable[..., None]] = {
             "table": self._on_table,
             "endpoints": self._plane.apply_endpoints,
@@ -208,8 +207,7 @@ class Worker:
         for name, listener in self._listeners.named():
             sock = socket.socket(fileno=self._sockets[name])
             sock.setblocking(False)
-            loop = asyncio.get_running_loop()
-            self._servers.append(await loop.create_server(partial(protocol_for, listener), sock=sock))
+            self._servers.append(await open_server(listener, sock))
         settle_memory()
         self._link.send("opened")
 
@@ -244,6 +242,7 @@ class Worker:
         for name, listener in self._listeners.named():
             report.gauges[f"connections {name}"] = len(listener.connections)
             report.gauges[f"refused {name}"] = listener.refused_connections
+            report.gauges[f"handshakes {name}"] = listener.failed_handshakes
         for service in self._plane.services.values():
             report.gauges[f"active {service.name}"] = service.usage.requests
             report.gauges[f"pending {service.name}"] = service.usage.pending

@@ -20,6 +20,7 @@ from proxy.admin import AdminServer
 from proxy.config import SidecarConfig
 from proxy.drain import drain
 from proxy.file_limit import raise_file_limit
+from proxy.listeners import load_certificates
 from proxy.memory import settle_memory
 from proxy.sidecar import Sidecar
 
@@ -58,10 +59,12 @@ def checked_config(options: dict[str, Any]) -> SidecarConfig:
     """The configuration, or a usage error that names everything wrong."""
     try:
         read_otel(os.environ)
-        return read_config(options)
+        config = read_config(options)
+        load_certificates(config)
     except InvalidError as error:
         message = "the settings are not valid:\n" + "\n".join(f"  {v}" for v in error.violations)
         raise click.UsageError(message) from error
+    return config
 
 
 async def serve(config: SidecarConfig) -> int:

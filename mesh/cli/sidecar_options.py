@@ -18,6 +18,7 @@ from mesh.model.name import DEFAULT_NAMESPACE, Name
 from mesh.model.validate import validate_table
 from proxy.config import LIMIT_KEYS, Address, SidecarConfig
 from proxy.http1.limits import ConnectionLimits
+from proxy.tls import KeyPair
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +39,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--instance-id", help="Unique within the service.  [default: SERVICE-HOSTNAME-INBOUNDPORT]"),
     click.option("--check", metavar="tcp|PATH", help="How the program is checked each second.  [default: tcp]"),
     click.option("--protocol", type=click.Choice(PROTOCOLS), help="Spoken with the program.  [default: caller]"),
+    click.option("--tls-cert", metavar="FILE", help="Shown to inbound clients that begin with TLS.  [default: none]"),
+    click.option("--tls-key", metavar="FILE", help="The key of --tls-cert."),
+    click.option("--tls-client-ca", metavar="FILE", help="Clients with TLS must show a certificate of this authority."),
     click.option("--egress", type=click.Choice(["deny", "allow"]), help="Names that are no service.  [default: deny]"),
     click.option("--workers", type=int, help="Processes that carry traffic.  [default: 1]"),
     click.option("--drain-s", type=float, help="How long leaving may take, in seconds.  [default: 30]"),
@@ -54,10 +58,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]"),
 )  # fmt: skip
 
-_FILE_ONLY = {"upstreams", "services", "routes", "limits"}
+_FILE_ONLY = {"upstreams", "services", "routes", "limits", "tls-certificates"}
 _KEYS = {
     "service", "namespace", "port", "version", "inbound", "outbound", "admin", "control", "consul", "advertise",
-    "instance-id", "check", "protocol", "egress", "workers", "drain-s", "grace-s", "max-connections", "data", "suffix",
+    "instance-id", "check", "protocol", "tls-cert", "tls-key", "tls-client-ca",
+    "egress", "workers", "drain-s", "grace-s", "max-connections", "data", "suffix",
     "trace-ratio", "trace-formats",
     "access-log", "access-log-format", "access-log-path", "log-level",
 } | _FILE_ONLY  # fmt: skip
@@ -115,6 +120,10 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
         instance_id=value("instance_id", _text, "") or _own_id(str(service), inbound),
         check=value("check", _text, "tcp"),
         protocol=value("protocol", _text, "caller"),
+        tls_cert=value("tls_cert", _path, None),
+        tls_key=value("tls_key", _path, None),
+        tls_client_ca=value("tls_client_ca", _path, None),
+        tls_certificates=value("tls_certificates", _key_pairs, ()),
         egress=value("egress", _egress, default=False),
         workers=value("workers", _whole, 1),
         drain_s=value("drain_s", _number, defaults.drain_s),
@@ -193,6 +202,26 @@ def _own_id(service: str, inbound: Address) -> str:
 
 
 # Each of these reads one setting as a flag, a variable or YAML gives it, and raises ValueError saying what is accepted.
+
+
+def _path(given: object) -> Path:
+    return Path(_text(given))
+
+
+def _key_pairs(given: object) -> tuple[KeyPair, ...]:
+    form = "a list of {names: [HOST, ...], cert: FILE, key: FILE}"
+    if not isinstance(given, list):
+        raise TypeError(f"is not {form}")
+    pairs = []
+    for item in given:
+        if (
+            not isinstance(item, Mapping)
+            or set(item) != {"names", "cert", "key"}
+            or not isinstance(item["names"], list)
+        ):
+            raise TypeError(f"{item!r} is not {form[10:]}")
+        pairs.append(KeyPair(_path(item["cert"]), _path(item["key"]), tuple(map(_text, item["names"]))))
+    return tuple(pairs)
 
 
 def _text(given: object) -> str:

@@ -199,6 +199,12 @@ class ConnectFailed(ProxyError):
     fault = Fault.UPSTREAM
 
 
+class TlsFailed(ConnectFailed):
+    """No TLS connection to the endpoint: a certificate, a file of ours, or the handshake."""
+
+    error_type = "tls_certificate_error"
+
+
 class UpstreamReset(ProxyError):
     """The endpoint closed the connection before its answer was complete."""
 

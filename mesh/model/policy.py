@@ -56,6 +56,20 @@ class RetryBudgetPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsPolicy:
+    """How sidecars speak TLS to a service's endpoints. Files, PEM, are those of each sidecar's own machine.
+
+    ``server_name`` is what a certificate must hold for, and is asked for (SNI): the service's name where it is empty.
+    ``ca_file`` empty: the authorities that the system trusts. ``certificate_file`` and ``key_file`` are a client's.
+    """
+
+    server_name: str = ""
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ServicePolicy:
     """The policy of the service ``name``. ``subsets`` maps a subset's name to the metadata its endpoints carry.
 
@@ -71,4 +85,5 @@ class ServicePolicy:
         1.0  # Linkerd's outbound connect timeout; a mesh hop that takes longer is as good as dead
     )
     app_protocol: AppProtocol | None = None  # as with Kubernetes' appProtocol, nothing is guessed
+    tls: TlsPolicy | None = None  # whoever wants it has to say which authority is trusted
     upgrades: tuple[str, ...] = ()  # besides websocket; any other is a protocol that the mesh knows nothing of

@@ -10,7 +10,7 @@ from typing import Any, Final
 from mesh.model.documents import Node, each
 from mesh.model.duration import format_duration
 from mesh.model.name import Name
-from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
+from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy, TlsPolicy
 
 POLICY_API_VERSION: Final = "mesh.sidemesh.dev/v1"
 POLICY_KIND: Final = "ServicePolicy"
@@ -18,7 +18,9 @@ POLICY_KIND: Final = "ServicePolicy"
 
 def read_policy(spec: Node, name: Name) -> ServicePolicy:
     """The policy of the service ``name``; problems are noted in ``spec``."""
-    spec.fields(("subsets", "outlierDetection", "limits", "retryBudget", "connectTimeout", "appProtocol", "upgrades"))
+    spec.fields(
+        ("subsets", "outlierDetection", "limits", "retryBudget", "connectTimeout", "appProtocol", "upgrades", "tls")
+    )
     default = ServicePolicy(name)
     return ServicePolicy(
         name=name,
@@ -28,6 +30,7 @@ def read_policy(spec: Node, name: Name) -> ServicePolicy:
         retry_budget=_budget(spec.at("retryBudget"), default.retry_budget),
         connect_timeout_s=spec.at("connectTimeout").seconds(default.connect_timeout_s),
         app_protocol=spec.at("appProtocol").word(AppProtocol, None),
+        tls=_tls(spec.at("tls")) if spec.at("tls").is_given else None,
         upgrades=each(spec.at("upgrades").items(), lambda token: token.text().lower()),
     )
 
@@ -69,6 +72,16 @@ def _budget(node: Node, default: RetryBudgetPolicy) -> RetryBudgetPolicy:
     )
 
 
+def _tls(node: Node) -> TlsPolicy:
+    node.fields(("serverName", "caFile", "certificateFile", "keyFile"))
+    return TlsPolicy(
+        node.at("serverName").text("").lower(),
+        node.at("caFile").text(""),
+        node.at("certificateFile").text(""),
+        node.at("keyFile").text(""),
+    )
+
+
 def policy_spec(policy: ServicePolicy) -> dict[str, Any]:
     """The ``spec`` of a policy, every value written out."""
     outlier, limits, budget = policy.outlier_detection, policy.limits, policy.retry_budget
@@ -93,6 +106,15 @@ def policy_spec(policy: ServicePolicy) -> dict[str, Any]:
     spec["connectTimeout"] = format_duration(policy.connect_timeout_s)
     if policy.app_protocol is not None:
         spec["appProtocol"] = policy.app_protocol.value
+    if policy.tls is not None:
+        tls = policy.tls
+        said = {
+            "serverName": tls.server_name,
+            "caFile": tls.ca_file,
+            "certificateFile": tls.certificate_file,
+            "keyFile": tls.key_file,
+        }
+        spec["tls"] = {key: value for key, value in said.items() if value}
     if policy.upgrades:
         spec["upgrades"] = list(policy.upgrades)
     return spec

@@ -15,7 +15,7 @@ from typing import Final
 from mesh.http.grpc import Status
 from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import Name, is_label
-from mesh.model.policy import ServicePolicy
+from mesh.model.policy import ServicePolicy, TlsPolicy
 from mesh.model.regex import RegexError, compile_regex
 from mesh.model.route import (
     MAX_WEIGHT,
@@ -68,6 +68,7 @@ _SECTION_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a
 _SUBSET: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 # RFC 9110 §5.5: visible characters, spaces and tabs within; a value is compared stripped, so no space at an end.
 _FIELD_VALUE: Final = re.compile(r"[^\x00-\x20\x7f](?:[^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?")
+_SERVER_NAME: Final = re.compile(r"(?!.{254})[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _LABEL_RULE: Final = "is not a DNS label (a-z, 0-9 and inner '-', at most 63 characters)"
 
 
@@ -312,10 +313,22 @@ def _policy(policy: ServicePolicy) -> Iterator[Violation]:
     yield from _range(budget.percent, "retryBudget.percent", 0, 100)
     yield from _range(budget.min_per_s, "retryBudget.minPerSecond", 0, MAX_LIMIT)
     yield from _seconds(policy.connect_timeout_s, "connectTimeout", MAX_CONNECT_TIMEOUT_S)
+    if policy.tls is not None:
+        yield from _tls(policy.tls)
     yield from _count(policy.upgrades, "upgrades", 0, MAX_UPGRADES)
     for i, token in enumerate(policy.upgrades):
         if not all(map(_TOKEN.fullmatch, token.split("/", 1))) or token != token.lower() or token in ("h2c", "tls"):
             yield Violation(f"upgrades[{i}]", f"{token!r} is no protocol in lower case that may follow in a tunnel")
+
+
+def _tls(tls: TlsPolicy) -> Iterator[Violation]:
+    if tls.server_name and not _SERVER_NAME.fullmatch(tls.server_name):
+        yield Violation("tls.serverName", f"{tls.server_name!r} is no host name in lower case")
+    if bool(tls.certificate_file) is not bool(tls.key_file):
+        yield Violation("tls", "certificateFile and keyFile belong together")
+    for key, path in (("caFile", tls.ca_file), ("certificateFile", tls.certificate_file), ("keyFile", tls.key_file)):
+        if path and (not path.startswith("/") or len(path) > MAX_PATH or "\0" in path):
+            yield Violation(f"tls.{key}", f"{path!r} is no absolute path")
 
 
 # --- what all share ---------------------------------------------------------------------------------------------

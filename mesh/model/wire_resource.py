@@ -8,7 +8,7 @@ from typing import Final
 from google.protobuf.message import Message
 
 from mesh.model.errors import InvalidError, Violation
-from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
+from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy, TlsPolicy
 from mesh.model.route import (
     DEFAULT_WEIGHT,
     BackendRef,
@@ -240,6 +240,14 @@ def encode_policy(policy: ServicePolicy) -> resource_pb2.ServicePolicy:
         connect_timeout=encode_duration(policy.connect_timeout_s),
         app_protocol="" if policy.app_protocol is None else policy.app_protocol.value,
         upgrades=policy.upgrades,
+        tls=None
+        if policy.tls is None
+        else resource_pb2.Tls(
+            server_name=policy.tls.server_name,
+            ca_file=policy.tls.ca_file,
+            certificate_file=policy.tls.certificate_file,
+            key_file=policy.tls.key_file,
+        ),
     )
 
 
@@ -282,6 +290,9 @@ def decode_policy(message: resource_pb2.ServicePolicy) -> ServicePolicy:
         if message.HasField("connect_timeout")
         else policy.connect_timeout_s,
         app_protocol=AppProtocol(message.app_protocol) if message.app_protocol else None,
+        tls=TlsPolicy(message.tls.server_name, message.tls.ca_file, message.tls.certificate_file, message.tls.key_file)
+        if message.HasField("tls")
+        else None,
         upgrades=tuple(message.upgrades),
     )
 

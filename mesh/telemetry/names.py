@@ -95,6 +95,9 @@ LISTENER_CONNECTIONS = Metric("mesh_listener_connections", GAUGE, "Open client c
 REFUSED_CONNECTIONS = Metric(
     "mesh_listener_refused_connections_total", COUNTER, "Connections closed for there were too many.", ("listener",)
 )
+FAILED_HANDSHAKES = Metric(
+    "mesh_listener_failed_handshakes_total", COUNTER, "TLS handshakes that came to nothing.", ("listener",)
+)
 EXCHANGES = Metric("mesh_exchanges_under_way", GAUGE, "Requests without a complete answer yet.")
 HEALTH_ANSWERS = Metric("mesh_health_answers_total", COUNTER, "Health checks answered by the sidecar itself.")
 TABLE_VERSION = Metric("mesh_table_version", GAUGE, "Version of the routing table that runs; 0 is none.")
@@ -121,7 +124,8 @@ METRICS = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, TCP_OPENED, TCP_CLOSED, TCP_RECEIVED, TCP_SENT,
     RETRIES, BUDGET_EXHAUSTED, EJECTIONS,
     UPSTREAM_CONNECTIONS, UPSTREAM_ACTIVE, UPSTREAM_PENDING, ENDPOINTS, ENDPOINTS_AGE, DISCOVERY_SERVICES,
-    LISTENER_CONNECTIONS, REFUSED_CONNECTIONS, EXCHANGES, HEALTH_ANSWERS, TABLE_VERSION, TABLE_ACKS, TABLE_NACKS,
+    LISTENER_CONNECTIONS, REFUSED_CONNECTIONS, FAILED_HANDSHAKES, EXCHANGES, HEALTH_ANSWERS,
+    TABLE_VERSION, TABLE_ACKS, TABLE_NACKS,
     CONTROL_CONNECTED, LAST_GOOD_FAILURES, SPANS_EXPORTED, SPANS_DROPPED, SPANS_QUEUED, LOG_LINES, LOG_DROPPED,
     CAPPED, BUILD, READY, RSS, CPU, OPEN_FDS, START_TIME,
 )  # fmt: skip

@@ -57,6 +57,7 @@ class Http1Downstream(asyncio.Protocol):
         "_version",
         "_without_body",
         "exchange",
+        "is_tls",
         "is_writable",
         "limits",
         "peer_address",
@@ -73,6 +74,7 @@ class Http1Downstream(asyncio.Protocol):
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.exchange: Exchange | None = None
         self.is_writable = True
+        self.is_tls = False
         self.peer_address = ""
         self.peer_port = 0
         self.served = 0
@@ -100,6 +102,8 @@ class Http1Downstream(asyncio.Protocol):
         if peer:
             self.peer_address, self.peer_port = peer[0], peer[1]
         self._last_read_s = self._plane.now_s
+        if self._listener.tls is not None:
+            self.is_tls = transport.get_extra_info("ssl_object") is not None
         if not self._listener.admit(self):
             self.transport.abort()
 
@@ -441,7 +445,7 @@ class Http1Downstream(asyncio.Protocol):
     def _half_close(self) -> None:
         if self.transport.is_closing():
             return
-        if self.transport.get_write_buffer_size():
+        if self.is_tls or self.transport.get_write_buffer_size():  # TLS cannot be half closed in Python
             self.transport.close()
             return
         # Never write_eof() on uvloop: it dies with a double free under churn (DESIGN.md). dup + shutdown is safe.

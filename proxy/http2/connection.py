@@ -37,6 +37,11 @@ class Http2Connection(asyncio.Protocol):
         self.touch()
         self._trampoline.drain()
 
+    @property
+    def is_tls(self) -> bool:
+        """It is a TLS connection."""
+        return self.transport.get_extra_info("ssl_object") is not None
+
     def data_received(self, data: bytes) -> None:
         """Bytes of frames."""
         if self.is_closed:

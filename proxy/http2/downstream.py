@@ -228,6 +228,11 @@ class DownstreamStream:
     # --- the exchange's side ----------------------------------------------------------------------------------------
 
     @property
+    def is_tls(self) -> bool:
+        """See ports.DownstreamStream."""
+        return self._connection.is_tls
+
+    @property
     def is_writable(self) -> bool:
         """See ports.DownstreamStream."""
         return self._stream.is_writable and self._connection.is_writable

@@ -123,7 +123,7 @@ def _grpc_call(fields: Headers) -> GrpcCall:
     return call
 
 
-def request_fields(head: RequestHead, added: list[bytes]) -> Headers:
+def request_fields(head: RequestHead, added: list[bytes], scheme: bytes = b"http") -> Headers:
     """The fields of a request to an endpoint, with the lines (``name: value``) that the mesh adds."""
     plain = head.fields.pairs
     if head.upgrade is None:
@@ -131,7 +131,7 @@ def request_fields(head: RequestHead, added: list[bytes]) -> Headers:
     else:
         fields = [(b":method", b"CONNECT"), (b":protocol", head.upgrade)]
         plain = [pair for pair in plain if pair[0] != KEY]  # RFC 8441 §5: there is none
-    fields += [(b":scheme", b"http"), (b":path", head.target), (b":authority", head.authority), *plain]
+    fields += [(b":scheme", scheme), (b":path", head.target), (b":authority", head.authority), *plain]
     for line in added:
         name, _, value = line.partition(b": ")
         fields.append((name, value))

@@ -162,7 +162,7 @@ class UpstreamStream:
         connection.served += 1
         stream = self._stream = codec.open()
         stream.owner = self
-        fields = request_fields(head, added)
+        fields = request_fields(head, added, b"https" if connection.is_tls else b"http")
         if not head.has_body:
             codec.send_headers(stream, fields, ended=not self._is_tunnel)
         else:

@@ -13,9 +13,12 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from mesh.http.outcome import ConnectFailed, Overflow
+from mesh.model.policy import AppProtocol
 from mesh.model.service import Endpoint
 from mesh.rules.outlier import OutlierState
 from proxy.http1.upstream import Http1Upstream
+from proxy.tls import HTTP1
+from proxy.upstream.connect import connect
 from proxy.upstream.http2_pool import Http2Pool
 
 if TYPE_CHECKING:
@@ -103,6 +106,8 @@ class UpstreamEndpoint:
 
     def release(self, connection: Http1Upstream) -> None:
         """Take a connection back that may serve another request."""
+        if connection.served == 1 and self.service.tls is not None:
+            self.service.tls.remember(self.address, (HTTP1,), connection.transport.get_extra_info("ssl_object"))
         if self._waiting and self._serve(connection):
             return
         if not self.is_known:
@@ -150,19 +155,16 @@ class UpstreamEndpoint:
             self.service.plane.tasks.start(self._connect(), f"connect {self.address}")
 
     async def _connect(self) -> None:
-        plane, model = self.service.plane, self.model
-        timeout_s = self.service.policy.connect_timeout_s
+        plane = self.service.plane
         try:
-            async with asyncio.timeout(timeout_s):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Http1Upstream(self, plane.trampoline), model.address, model.port
-                )
-        except TimeoutError:
-            self._connect_failed(f"no connection to {self.label} within {timeout_s:g} s")
-        except OSError as error:
-            self._connect_failed(f"cannot connect to {self.label}: {error.strerror or error}")
+            is_tcp = self.service.policy.app_protocol is AppProtocol.TCP
+            offered = () if is_tcp else (HTTP1,)
+            connection = await connect(self, lambda: Http1Upstream(self, plane.trampoline), offered)
+        except ConnectFailed as error:
+            self._connect_failed(error)
         except asyncio.CancelledError:
-            self._connect_failed(f"the sidecar stopped while connecting to {self.label}")
+            message = f"the sidecar stopped while connecting to {self.label}"
+            self._connect_failed(ConnectFailed(message, not_sent=True))
             raise
         else:
             self._connecting -= 1
@@ -179,7 +181,7 @@ class UpstreamEndpoint:
                 return True
         return False
 
-    def _connect_failed(self, message: str) -> None:
+    def _connect_failed(self, error: ConnectFailed) -> None:
         """One connection failed, so one waiter fails with it, the others still have theirs under way."""
         self._connecting -= 1
         self.service.usage.connections -= 1
@@ -188,7 +190,7 @@ class UpstreamEndpoint:
             attempt = self._waiting.popleft()
             self.service.usage.pending -= 1
             if not attempt.is_detached:
-                attempt.on_error(ConnectFailed(message, not_sent=True))
+                attempt.on_error(error)
 
     def __str__(self) -> str:
         """For messages: service, id and address."""

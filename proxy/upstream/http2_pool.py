@@ -6,8 +6,10 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from mesh.http.outcome import ConnectFailed, Overflow
+from mesh.http.outcome import ConnectFailed, Overflow, TlsFailed
 from proxy.http2.upstream import Http2Upstream, UpstreamStream
+from proxy.tls import HTTP1, HTTP2
+from proxy.upstream.connect import agreed_on, connect
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
@@ -17,12 +19,14 @@ if TYPE_CHECKING:
 class Http2Pool:
     """See the module. Attempts that find no room wait in line for a connection or for a stream to end."""
 
-    __slots__ = ("_connecting", "_connections", "_waiting", "endpoint")
+    __slots__ = ("_connecting", "_connections", "_counted", "_waiting", "endpoint")
 
     def __init__(self, endpoint: UpstreamEndpoint) -> None:
         """No connection yet."""
         self.endpoint = endpoint
         self._connections: list[Http2Upstream] = []
+        self._counted: set[Http2Upstream] = set()
+        """All that are open, also those that take no more streams."""
         self._waiting: deque[Attempt] = deque()
         self._connecting = False
 
@@ -50,6 +54,10 @@ class Http2Pool:
 
     def freed(self, connection: Http2Upstream) -> None:
         """A stream has ended."""
+        if connection.served == 1 and self.endpoint.service.tls is not None and not connection.is_closed:
+            offered = (HTTP2,) if self.endpoint.speaks_http2 else (HTTP2, HTTP1)
+            secured = connection.transport.get_extra_info("ssl_object")
+            self.endpoint.service.tls.remember(self.endpoint.address, offered, secured)
         if not connection.codec.streams:
             connection.idle_since_s = self.endpoint.service.plane.now_s
             if connection.is_retired and not connection.is_closed:
@@ -60,7 +68,9 @@ class Http2Pool:
         """A connection has closed."""
         if connection in self._connections:
             self._connections.remove(connection)
-        self.endpoint.service.usage.connections -= 1
+        if connection in self._counted:
+            self._counted.discard(connection)
+            self.endpoint.service.usage.connections -= 1
         self._connect_for_waiting()
 
     def retire(self, connection: Http2Upstream) -> None:
@@ -118,29 +128,52 @@ class Http2Pool:
 
     async def _connect(self) -> None:
         endpoint = self.endpoint
-        plane, model = endpoint.service.plane, endpoint.model
-        timeout_s = endpoint.service.policy.connect_timeout_s
+        plane = endpoint.service.plane
+        offered = (HTTP2,) if endpoint.speaks_http2 else (HTTP2, HTTP1)
         try:
-            async with asyncio.timeout(timeout_s):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Http2Upstream(self, plane.trampoline), model.address, model.port
-                )
-        except TimeoutError:
-            self._failed(f"no connection to {endpoint} within {timeout_s:g} s")
-        except OSError as error:
-            self._failed(f"cannot connect to {endpoint}: {error.strerror or error}")
+            connection = await connect(endpoint, lambda: Http2Upstream(self, plane.trampoline), offered)
+        except ConnectFailed as error:
+            self._failed(error)
         except asyncio.CancelledError:
-            self._failed(f"the sidecar stopped while connecting to {endpoint}")
+            self._failed(ConnectFailed(f"the sidecar stopped while connecting to {endpoint}", not_sent=True))
             raise
         else:
+            if endpoint.service.tls is not None and agreed_on(connection.transport) != HTTP2:
+                self._speaks_http1_only(connection)
+                plane.trampoline.drain()
+                return
             self._connecting = False
-            if not (connection.is_closed or connection.is_retired):
+            if connection.is_closed:
+                endpoint.service.usage.connections -= 1
+            else:
+                self._counted.add(connection)
                 connection.idle_since_s = plane.now_s
-                self._connections.append(connection)
+                if not connection.is_retired:
+                    self._connections.append(connection)
             self._serve()
         plane.trampoline.drain()
 
-    def _failed(self, message: str) -> None:
+    def _speaks_http1_only(self, connection: Http2Upstream) -> None:
+        """ALPN says so (RFC 9113 §3.2): who was told otherwise is refused, who left it open goes on in HTTP/1.1."""
+        endpoint = self.endpoint
+        connection.transport.abort()
+        if endpoint.speaks_http2:
+            self._failed(TlsFailed(f"{endpoint} does not agree to HTTP/2 (ALPN); see appProtocol", not_sent=True))
+            return
+        self._connecting = False
+        endpoint.service.usage.connections -= 1
+        endpoint.speaks_http2 = False
+        waiting, self._waiting = self._waiting, deque()
+        for attempt in waiting:
+            endpoint.service.usage.pending -= 1
+            if not attempt.is_detached:
+                attempt.http2 = False
+                try:
+                    endpoint.connect_for(attempt)
+                except Overflow as error:
+                    attempt.on_error(error)
+
+    def _failed(self, error: ConnectFailed) -> None:
         """Whoever waits fails with it: there is no other connection to wait for."""
         self._connecting = False
         usage = self.endpoint.service.usage
@@ -150,4 +183,4 @@ class Http2Pool:
         for attempt in waiting:
             usage.pending -= 1
             if not attempt.is_detached:
-                attempt.on_error(ConnectFailed(message, not_sent=True))
+                attempt.on_error(error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.http.grpc import FAILURES
@@ -20,6 +21,7 @@ from mesh.rules.balance import least_request
 from mesh.rules.limits import Usage
 from mesh.rules.outlier import OutlierState, record_failure, uneject_due, without_ejected
 from mesh.rules.retry import RetryBudget
+from proxy.tls import ClientSettings, ClientTls, KeyPair
 from proxy.upstream.endpoint import UpstreamEndpoint
 
 if TYPE_CHECKING:
@@ -86,6 +88,8 @@ class UpstreamService:
         self.name = name
         self.policy = policy or ServicePolicy(name)
         self.upgrades = upgrades_of(self.policy)
+        self.tls = tls_of(self.policy)
+        """How its endpoints are met with TLS; None: in clear text."""
         self.usage = Usage(self.policy.limits, plane.shares)
         self.budget = RetryBudget(self.policy.retry_budget, plane.shares)
         self.endpoints: dict[str, UpstreamEndpoint] = {}
@@ -111,8 +115,11 @@ class UpstreamService:
 
     def set_policy(self, policy: ServicePolicy | None) -> None:
         """Take another policy; counts under way stay as they are."""
-        self.policy = policy or ServicePolicy(self.name)
+        before, self.policy = self.policy, policy or ServicePolicy(self.name)
         self.upgrades = upgrades_of(self.policy)
+        if self.policy.tls != before.tls:
+            self.tls = tls_of(self.policy)
+            self.close()  # what is idle was made otherwise
         self.usage.limits = self.policy.limits
         self.budget.policy = self.policy.retry_budget
         self._refresh()
@@ -162,6 +169,8 @@ class UpstreamService:
     def beat(self, now: float) -> None:
         """Once a second: let back in who was ejected long enough, close what is idle, roll the budget."""
         self.budget.tick(now)
+        if self.tls is not None:
+            self.tls.refresh()
         if uneject_due((e.outlier for e in self.endpoints.values()), self.policy.outlier_detection, now):
             self._refresh()
         for endpoint in self.endpoints.values():
@@ -182,6 +191,16 @@ class UpstreamService:
 def upgrades_of(policy: ServicePolicy) -> frozenset[bytes]:
     """The protocols that requests may change to: WebSocket, and what the policy names."""
     return frozenset((WEBSOCKET, *(token.encode() for token in policy.upgrades)))
+
+
+def tls_of(policy: ServicePolicy) -> ClientTls | None:
+    """What makes TLS connections as the policy says; None where it says nothing."""
+    given = policy.tls
+    if given is None:
+        return None
+    pair = KeyPair(Path(given.certificate_file), Path(given.key_file)) if given.certificate_file else None
+    ca = Path(given.ca_file) if given.ca_file else None
+    return ClientTls(ClientSettings(given.server_name or policy.name.name, ca, pair))
 
 
 def _moved(old: Endpoint, new: Endpoint) -> bool:

@@ -360,6 +360,10 @@ def test_documents_that_are_refused(change, field, words):
         ("{limits: {maxRetries: 3}}", "limits.maxRetries"),
         ("{connectTimeout: 5}", "connectTimeout"),
         ("{appProtocol: gopher}", "appProtocol"),
+        ("{upgrades: [h2c]}", "upgrades[0]"),
+        ("{tls: {caFile: ca.pem}}", "tls.caFile"),
+        ("{tls: {certificateFile: /c.pem}}", "tls"),
+        ("{tls: {serverName: 'a b'}}", "tls.serverName"),
         ("[]", "spec"),
     ],
 )

@@ -10,7 +10,7 @@ from mesh.model.documents import Node
 from mesh.model.errors import InvalidError
 from mesh.model.gateway_api import parse, read_documents, to_yaml
 from mesh.model.name import Name
-from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy
+from mesh.model.policy import AppProtocol, Limits, OutlierDetection, RetryBudgetPolicy, ServicePolicy, TlsPolicy
 from mesh.model.route import (
     BackendRef,
     MethodMatch,
@@ -137,6 +137,9 @@ policies = st.builds(
     st.builds(RetryBudgetPolicy, percents, st.integers(0, 100)),
     st.integers(1, 60_000).map(lambda ms: ms / 1000),
     st.none() | st.sampled_from(AppProtocol),
+    st.none()
+    | st.builds(TlsPolicy, st.sampled_from(["", "a.example"]), st.sampled_from(["", "/ca.pem"]))
+    | st.just(TlsPolicy("x", "/ca.pem", "/c.pem", "/k.pem")),
     st.lists(st.sampled_from(["echo/1", "irc", "x-tunnel/2.0"]), max_size=2, unique=True).map(tuple),
 )
 resources = routes() | policies

@@ -10,6 +10,7 @@ and nothing else.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from mesh.model.route import BackendRef, Parent, Retry, Route, Rule, Timeouts
 from mesh.model.service import Endpoint
 from mesh.model.snapshot import make_snapshot
 from mesh.model.wire import encode_resource
-from proxy.accept import protocol_for
+from proxy.accept import open_server
 from proxy.dataplane import Answer, DataPlane, PlaneSettings, no_such_service
 from proxy.http1.limits import ConnectionLimits
 from proxy.listener import InboundListener, Listener, OutboundListener
@@ -407,16 +408,19 @@ class mesh:  # noqa: N801 - reads as a sentence
 
 async def serve(stack: AsyncExitStack, listener: Listener) -> int:
     """Open a listener on a free port until the stack closes."""
-    server = await asyncio.get_running_loop().create_server(lambda: protocol_for(listener), "127.0.0.1", 0)
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    port = int(sock.getsockname()[1])
+    server = await open_server(listener, sock)
 
     async def close() -> None:
         server.close()
         for connection in tuple(listener.connections):
             connection.transport.abort()
-        await server.wait_closed()
+        await asyncio.sleep(0)
 
     stack.push_async_callback(close)
-    return int(server.sockets[0].getsockname()[1])
+    return port
 
 
 def inbound_listener(

@@ -56,6 +56,7 @@ TOOLS = {
     "nghttp": _debian("nghttp2-client", "nghttp"),
     "nghttpd": _debian("nghttp2-server", "nghttpd"),
     "nginx": _debian("nginx-light", "nginx"),
+    "openssl": _debian("openssl"),
     "prometheus": _debian("prometheus"),
     "redis-benchmark": _debian("redis-tools", "redis-benchmark"),
     "redis-cli": _debian("redis-tools", "redis-cli"),

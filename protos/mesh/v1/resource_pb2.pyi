@@ -150,7 +150,7 @@ class Retry(_message.Message):
     def __init__(self, codes: _Optional[_Iterable[int]] = ..., attempts: _Optional[int] = ..., backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., grpc_codes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ServicePolicy(_message.Message):
-    __slots__ = ("name", "subsets", "outlier_detection", "limits", "retry_budget", "connect_timeout", "app_protocol", "upgrades")
+    __slots__ = ("name", "subsets", "outlier_detection", "limits", "retry_budget", "connect_timeout", "app_protocol", "upgrades", "tls")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUBSETS_FIELD_NUMBER: _ClassVar[int]
     OUTLIER_DETECTION_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +159,7 @@ class ServicePolicy(_message.Message):
     CONNECT_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     APP_PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     UPGRADES_FIELD_NUMBER: _ClassVar[int]
+    TLS_FIELD_NUMBER: _ClassVar[int]
     name: Name
     subsets: _containers.RepeatedCompositeFieldContainer[Subset]
     outlier_detection: OutlierDetection
@@ -167,7 +168,20 @@ class ServicePolicy(_message.Message):
     connect_timeout: _duration_pb2.Duration
     app_protocol: str
     upgrades: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[_Union[Name, _Mapping]] = ..., subsets: _Optional[_Iterable[_Union[Subset, _Mapping]]] = ..., outlier_detection: _Optional[_Union[OutlierDetection, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., retry_budget: _Optional[_Union[RetryBudget, _Mapping]] = ..., connect_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., app_protocol: _Optional[str] = ..., upgrades: _Optional[_Iterable[str]] = ...) -> None: ...
+    tls: Tls
+    def __init__(self, name: _Optional[_Union[Name, _Mapping]] = ..., subsets: _Optional[_Iterable[_Union[Subset, _Mapping]]] = ..., outlier_detection: _Optional[_Union[OutlierDetection, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., retry_budget: _Optional[_Union[RetryBudget, _Mapping]] = ..., connect_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., app_protocol: _Optional[str] = ..., upgrades: _Optional[_Iterable[str]] = ..., tls: _Optional[_Union[Tls, _Mapping]] = ...) -> None: ...
+
+class Tls(_message.Message):
+    __slots__ = ("server_name", "ca_file", "certificate_file", "key_file")
+    SERVER_NAME_FIELD_NUMBER: _ClassVar[int]
+    CA_FILE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FILE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FILE_FIELD_NUMBER: _ClassVar[int]
+    server_name: str
+    ca_file: str
+    certificate_file: str
+    key_file: str
+    def __init__(self, server_name: _Optional[str] = ..., ca_file: _Optional[str] = ..., certificate_file: _Optional[str] = ..., key_file: _Optional[str] = ...) -> None: ...
 
 class Subset(_message.Message):
     __slots__ = ("name", "metadata")

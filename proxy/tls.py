@@ -1,0 +1,247 @@
+"""TLS at the edges of a sidecar: contexts made of files, made anew when the files change, and errors in words.
+
+This is the one place that knows certificates: what feeds it are files now, and may be the control server later. A
+file that has become bad leaves what was loaded before, and is told; connections that are there go on with what they
+began with.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+logger = logging.getLogger(__name__)
+
+HANDSHAKE_S = 10.0  # as a whole head may take: a handshake is two round trips
+HTTP2, HTTP1 = "h2", "http/1.1"  # RFC 9113 §3.2, RFC 7301 §6
+# RFC 9325 §4.2: with TLS 1.2 only what has forward secrecy and an AEAD; TLS 1.3 has no other.
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+MAX_SESSIONS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A certificate chain with its key, PEM. ``names``: for whom (SNI); ``*.a.example`` is every host there."""
+
+    certificate: Path
+    key: Path
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """``pairs``: the first is shown to whoever names nobody, or somebody else. ``client_ca``: demand a certificate."""
+
+    pairs: tuple[KeyPair, ...]
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """How an endpoint is verified. ``ca`` None: by the authorities that the system trusts."""
+
+    server_name: str
+    ca: Path | None = None
+    pair: KeyPair | None = None
+
+
+class TlsError(Exception):
+    """Files that no context can be made of; says which, and why."""
+
+
+class ServerTls:
+    """The contexts that clients are met with."""
+
+    def __init__(self, settings: ServerSettings, protocols: Sequence[str] = (HTTP2, HTTP1)) -> None:
+        """Load the files. Raises TlsError."""
+        self._settings = settings
+        self._protocols = list(protocols)
+        files = [path for pair in settings.pairs for path in (pair.certificate, pair.key)]
+        self._files = _Files([*files, *([settings.client_ca] if settings.client_ca else [])])
+        self.context, self._by_name = self._load()
+
+    def refresh(self) -> None:
+        """Load again what has changed; new connections are met with it."""
+        if self._files.have_changed():
+            try:
+                self.context, self._by_name = self._load()
+            except TlsError as error:
+                logger.error("the certificates from before stay: %s", error)  # noqa: TRY400 - the message says it all
+            else:
+                logger.info("certificates loaded anew")
+
+    def _load(self) -> tuple[ssl.SSLContext, dict[str, ssl.SSLContext]]:
+        by_name: dict[str, ssl.SSLContext] = {}
+        contexts = []
+        for pair in self._settings.pairs:
+            context = _context(ssl.PROTOCOL_TLS_SERVER, self._protocols)
+            _load_pair(context, pair)
+            if self._settings.client_ca is not None:
+                _load_ca(context, self._settings.client_ca)
+                context.verify_mode = ssl.CERT_REQUIRED
+            contexts.append(context)
+            by_name |= dict.fromkeys((name.lower() for name in pair.names), context)
+        if by_name:
+            contexts[0].sni_callback = self._choose
+        return contexts[0], by_name
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        """RFC 6066 §3: the certificate for the name that the client asked for."""
+        if name is not None:
+            lower = name.lower()
+            found = self._by_name.get(lower) or self._by_name.get("*." + lower.partition(".")[2])
+            if found is not None:
+                connection.context = found
+
+
+class ClientTls:
+    """How the endpoints of one service are spoken to, and the sessions that make the next handshake a short one."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        """Loads nothing yet: files that are not there must not keep a table from being taken."""
+        self.settings = settings
+        self._contexts: dict[tuple[str, ...], _ResumingContext] = {}
+        self._sessions: OrderedDict[tuple[str, tuple[str, ...]], ssl.SSLSession] = OrderedDict()
+        pair = settings.pair
+        self._files = _Files([*([settings.ca] if settings.ca else []), *([pair.certificate, pair.key] if pair else [])])
+
+    def refresh(self) -> None:
+        """Forget what was made of files that have changed."""
+        if self._contexts and self._files.have_changed():
+            self._contexts.clear()
+            self._sessions.clear()
+
+    def context_for(self, address: str, protocols: tuple[str, ...]) -> ssl.SSLContext:
+        """The context for a handshake that begins now with that endpoint. Raises TlsError."""
+        context = self._contexts.get(protocols)
+        if context is None:
+            context = _ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
+            _harden(context, protocols)
+            if self.settings.ca is not None:
+                _load_ca(context, self.settings.ca)
+            else:
+                context.load_default_certs()
+            if self.settings.pair is not None:
+                _load_pair(context, self.settings.pair)
+            self._contexts[protocols] = context
+        context.next_sessions.append(self._sessions.get((address, protocols)))
+        return context
+
+    def remember(self, address: str, protocols: tuple[str, ...], connection: Any) -> None:  # noqa: ANN401 - an SSLObject
+        """Keep a connection's session for the next one. In TLS 1.3 it comes after the handshake: ask late."""
+        session = connection.session
+        if session is not None and connection.context is self._contexts.get(protocols):
+            self._sessions[address, protocols] = session
+            if len(self._sessions) > MAX_SESSIONS:
+                self._sessions.popitem(last=False)
+
+
+class _ResumingContext(ssl.SSLContext):
+    """Gives each connection the session that was put in line for it: uvloop has no other way to pass one."""
+
+    def __new__(cls, protocol: int) -> Self:
+        context = super().__new__(cls, protocol)
+        context.next_sessions = deque()
+        return context
+
+    next_sessions: deque[ssl.SSLSession | None]
+
+    def wrap_bio(self, *args: Any, **more: Any) -> ssl.SSLObject:  # noqa: ANN401 - as the base class
+        session = self.next_sessions.popleft() if self.next_sessions else None
+        return super().wrap_bio(*args, **{**more, "session": session})
+
+
+class _Files:
+    """Tells whether any of them is another one than when it was asked last."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._seen = self._look()
+
+    def have_changed(self) -> bool:
+        now = self._look()
+        if now == self._seen:
+            return False
+        self._seen = now
+        return True
+
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        return [_signature(path) for path in self._paths]
+
+
+def explain(error: BaseException) -> str:
+    """Which check failed, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate does not hold: {error.verify_message.rstrip('.')} (code {error.verify_code})"
+    if isinstance(error, ssl.SSLError):
+        said = _REASON.search(str(error))
+        reason = (error.reason or (said[1] if said else str(error))).replace("_", " ").lower()
+        return f"the TLS handshake failed: {reason}{_HINTS.get(reason, '')}"
+    return f"the TLS handshake failed: {str(error) or type(error).__name__}"
+
+
+_REASON = re.compile(r"\[SSL[^\]]*\] (.*?) \(_?ssl", re.IGNORECASE)
+_HINTS = {
+    "wrong version number": " (does it speak TLS on that port?)",
+    "record layer failure": " (does it speak TLS on that port?)",
+    "tlsv13 alert certificate required": " (it wants a client certificate)",
+    "tlsv1 alert unknown ca": " (it does not trust our client certificate's authority)",
+    "sslv3 alert handshake failure": " (no TLS version or cipher in common, or it wants a client certificate)",
+    "tlsv1 alert no application protocol": " (no protocol in common: see appProtocol)",
+}
+
+
+def _context(protocol: int, protocols: Sequence[str]) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    _harden(context, protocols)
+    return context
+
+
+def _harden(context: ssl.SSLContext, protocols: Sequence[str]) -> None:
+    """RFC 9325: TLS 1.2 at least, no compression, no renegotiation."""
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+
+
+def _load_pair(context: ssl.SSLContext, pair: KeyPair) -> None:
+    _loading(pair.certificate, lambda: context.load_cert_chain(pair.certificate, pair.key, _no_password), pair.key)
+
+
+def _load_ca(context: ssl.SSLContext, path: Path) -> None:
+    _loading(path, lambda: context.load_verify_locations(path))
+
+
+def _loading(path: Path, load: Callable[[], None], key: Path | None = None) -> None:
+    named = f"{path} with {key}" if key is not None else str(path)
+    try:
+        load()
+    except FileNotFoundError as error:
+        missing = next((each for each in (path, key) if each is not None and not each.exists()), path)
+        message = f"{missing} is not there"
+        raise TlsError(message) from error
+    except (OSError, ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or str(error)
+        message = f"{named} cannot be loaded: {str(reason).replace('_', ' ').lower()}"
+        raise TlsError(message) from error
+
+
+def _no_password() -> str:
+    message = "the key is encrypted; nobody is there to type its password"
+    raise ValueError(message)
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,71 @@
+"""Connections to endpoints: plain, or over TLS where the service's policy says so."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from mesh.http.outcome import ConnectFailed, TlsFailed
+from proxy.tls import HANDSHAKE_S, TlsError, explain
+
+if TYPE_CHECKING:
+    from proxy.upstream.endpoint import UpstreamEndpoint
+
+_P = TypeVar("_P", bound=asyncio.Protocol)
+
+
+async def connect(endpoint: UpstreamEndpoint, make: Callable[[], _P], protocols: tuple[str, ...]) -> _P:
+    """A connection, its handshake done; ``protocols`` are offered by ALPN. Raises ConnectFailed, saying why."""
+    timeout_s = endpoint.service.policy.connect_timeout_s
+    reached: list[asyncio.Transport] = []
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _connect(endpoint, make, protocols, reached)
+    except TimeoutError as error:
+        if reached:
+            message = f"no TLS with {endpoint} within {timeout_s:g} s (does it speak TLS on that port?)"
+            raise TlsFailed(message, not_sent=True) from error
+        message = f"no connection to {endpoint} within {timeout_s:g} s"
+        raise ConnectFailed(message, not_sent=True) from error
+    except (ssl.SSLError, TlsError) as error:
+        why = str(error) if isinstance(error, TlsError) else explain(error)
+        message = f"no TLS with {endpoint}: {why}"
+        raise TlsFailed(message, not_sent=True) from error
+    except OSError as error:
+        message = f"cannot connect to {endpoint}: {error.strerror or error}"
+        raise ConnectFailed(message, not_sent=True) from error
+
+
+async def _connect(
+    endpoint: UpstreamEndpoint, make: Callable[[], _P], protocols: tuple[str, ...], reached: list[asyncio.Transport]
+) -> _P:
+    """``reached`` takes the connection over which TLS shall begin."""
+    loop, model, tls = asyncio.get_running_loop(), endpoint.model, endpoint.service.tls
+    if tls is None:
+        return (await loop.create_connection(make, model.address, model.port))[1]
+    transport, _ = await loop.create_connection(asyncio.Protocol, model.address, model.port)
+    reached.append(transport)
+    try:
+        connection = make()
+        context = tls.context_for(endpoint.address, protocols)
+        secured = await loop.start_tls(
+            transport,
+            connection,
+            context,
+            server_hostname=tls.settings.server_name,
+            ssl_handshake_timeout=HANDSHAKE_S,
+        )
+        assert secured is not None  # noqa: S101 - None is for transports that were closed, which raises here
+    except BaseException:
+        transport.abort()
+        raise
+    connection.connection_made(secured)
+    return connection
+
+
+def agreed_on(connection: asyncio.Transport) -> str | None:
+    """What ALPN chose (RFC 7301); None without TLS, or where the endpoint does not know it."""
+    secured = connection.get_extra_info("ssl_object")
+    return None if secured is None else secured.selected_alpn_protocol()

@@ -1,0 +1,434 @@
+"""TLS at both edges of a sidecar, with real certificates and real peers: clients, nginx, grpcio, openssl."""
+
+import asyncio
+import os
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import grpc
+import grpc.aio
+import pytest
+
+from mesh.model.policy import AppProtocol, ServicePolicy, TlsPolicy
+from mesh.model.service import Endpoint
+from proxy.http1.limits import ConnectionLimits
+from proxy.listener import InboundListener, OutboundListener
+from proxy.tls import ClientSettings, ClientTls, KeyPair, ServerSettings, ServerTls, TlsError
+from tests.support.certificates import Authority
+from tests.support.grpc_echo import echo_server
+from tests.support.mesh import Mesh, inbound_listener, mesh, name, serve
+from tests.support.needs import require
+from tests.support.ports import free_port
+from tests.support.process import Process, until
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("stranger"), "a stranger")
+
+
+def trusting(authority: Authority, *alpn: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    return context
+
+
+# --- downstream: TLS ends at the inbound listener -------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def inbound(
+    settings: ServerSettings, limits: ConnectionLimits | None = None
+) -> AsyncIterator[tuple[Mesh, InboundListener, int]]:
+    async with mesh().service("pay").start() as m, AsyncExitStack() as stack:
+        (program,) = m.programs["pay"]
+        listener = inbound_listener(m.plane, "pay-0", program.port, limits or ConnectionLimits())
+        listener.tls = ServerTls(settings)
+        yield m, listener, await serve(stack, listener)
+
+
+def pair(files: tuple[Path, Path], *names: str) -> KeyPair:
+    return KeyPair(files[0], files[1], names)
+
+
+async def fetch(port: int, context: ssl.SSLContext, host: str = "pay") -> tuple[int, ssl.SSLObject]:
+    """The status of a request over TLS, and what was agreed on."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=host)
+    writer.write(b"GET / HTTP/1.1\r\nhost: %b\r\nconnection: close\r\n\r\n" % host.encode())
+    async with asyncio.timeout(5):
+        data = await reader.read()
+    secured = writer.get_extra_info("ssl_object")
+    writer.close()
+    return int(data.split()[1]), secured
+
+
+async def test_one_port_takes_tls_and_clear_text_http1_and_http2(authority: Authority) -> None:
+    settings = ServerSettings((pair(authority.issue("pay")),))
+    async with inbound(settings) as (m, listener, port):
+        assert (await fetch(port, trusting(authority)))[0] == 200
+        assert m.programs["pay"][0].requests[-1].fields("x-forwarded-proto") == ["https"]
+        client = await m.connect(port)
+        client.send(b"GET / HTTP/1.1\r\nhost: pay\r\n\r\n")
+        assert (await client.receive()).status == 200
+        assert m.programs["pay"][0].requests[-1].fields("x-forwarded-proto") == ["http"]
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [
+                require("curl"), "-sSi", "--http1.1", "--cacert", authority.certificate,
+                "--resolve", f"pay:{port}:127.0.0.1", f"https://pay:{port}/",
+            ],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+        assert done.stdout.startswith("HTTP/1.1 200")
+        assert listener.failed_handshakes == 0
+
+
+async def test_only_modern_tls_is_spoken(authority: Authority) -> None:
+    async with inbound(ServerSettings((pair(authority.issue("pay")),))) as (_, listener, port):
+        old = trusting(authority)
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
+            old.minimum_version = ssl.TLSVersion.TLSv1
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            old.maximum_version = ssl.TLSVersion.TLSv1_1
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await fetch(port, old)
+        weak = trusting(authority)
+        weak.maximum_version = ssl.TLSVersion.TLSv1_2
+        weak.set_ciphers("AES128-SHA256:AES256-SHA256")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await fetch(port, weak)
+        await until(lambda: listener.failed_handshakes == 2, what="both to be counted")
+        status, secured = await fetch(port, trusting(authority))
+        assert (status, secured.version()) == (200, "TLSv1.3")
+
+
+async def test_the_certificate_follows_the_name_that_was_asked_for(authority: Authority) -> None:
+    settings = ServerSettings(
+        (
+            pair(authority.issue("pay")),
+            pair(authority.issue("shop.example"), "shop.example"),
+            pair(authority.issue("*.cdn.example"), "*.cdn.example"),
+        )
+    )
+    async with inbound(settings) as (_, _, port):
+        for host, shown in (("pay", "pay"), ("shop.example", "shop.example"), ("a.cdn.example", "*.cdn.example")):
+            _, secured = await fetch(port, trusting(authority), host)
+            assert dict(secured.getpeercert()["subject"][0])["commonName"] == shown  # type: ignore[index,arg-type]
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await fetch(port, trusting(authority), "nobody.example")
+
+
+async def test_a_client_certificate_may_be_demanded(authority: Authority, stranger: Authority) -> None:
+    settings = ServerSettings((pair(authority.issue("pay")),), authority.certificate)
+    async with inbound(settings) as (_, _, port):
+        mine = trusting(authority)
+        mine.load_cert_chain(*authority.issue("client"))
+        assert (await fetch(port, mine))[0] == 200
+        theirs = trusting(authority)
+        theirs.load_cert_chain(*stranger.issue("client"))
+        for refused in (trusting(authority), theirs):
+            with pytest.raises((ssl.SSLError, ConnectionError, IndexError)):
+                await fetch(port, refused)
+
+
+async def test_certificates_are_loaded_anew_without_losing_a_connection(authority: Authority, tmp_path: Path) -> None:
+    files = authority.issue("pay", label="changing")
+    async with inbound(ServerSettings((pair(files),))) as (_, listener, port):
+        assert listener.tls is not None
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=trusting(authority), server_hostname="pay"
+        )
+        first = writer.get_extra_info("ssl_object").getpeercert()["serialNumber"]
+        authority.issue("pay", label="changing")
+        listener.tls.refresh()
+        _, secured = await fetch(port, trusting(authority))
+        second = secured.getpeercert()["serialNumber"]  # type: ignore[index]
+        assert second != first
+        writer.write(b"GET / HTTP/1.1\r\nhost: pay\r\nconnection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        writer.close()
+        files[0].write_text("no certificate")
+        listener.tls.refresh()
+        _, secured = await fetch(port, trusting(authority))
+        assert secured.getpeercert()["serialNumber"] == second  # type: ignore[index]
+        authority.issue("pay", label="changing")
+        listener.tls.refresh()
+        _, secured = await fetch(port, trusting(authority))
+        assert secured.getpeercert()["serialNumber"] != second  # type: ignore[index]
+
+
+async def test_a_second_handshake_resumes_the_first(authority: Authority) -> None:
+    async with inbound(ServerSettings((pair(authority.issue("pay")),))) as (_, _, port):
+        context = trusting(authority)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2  # whose session a client of Python can ask for at once
+
+        def handshakes() -> list[bool]:
+            reused, session = [], None
+            for _ in range(2):
+                with (
+                    socket.create_connection(("127.0.0.1", port)) as raw,
+                    context.wrap_socket(raw, server_hostname="pay", session=session) as secured,
+                ):
+                    session = secured.session
+                    reused.append(bool(secured.session_reused))
+            return reused
+
+        assert await asyncio.to_thread(handshakes) == [False, True]
+
+
+async def test_clients_that_say_nothing_or_no_tls_cost_little(authority: Authority) -> None:
+    limits = ConnectionLimits(first_byte_s=0.5, linger_s=0.3)
+    async with inbound(ServerSettings((pair(authority.issue("pay")),)), limits) as (m, listener, port):
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        garbage = await m.connect(port)
+        garbage.send(b"\x16\x03\x01\x00\x05hello, I am no ClientHello")
+        assert await garbage.ended()
+        assert (await fetch(port, trusting(authority)))[0] == 200
+        for reader, writer in silent:
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
+        assert listener.failed_handshakes == 1
+
+
+async def test_grpc_over_tls(authority: Authority) -> None:
+    async with mesh().start() as m, echo_server() as (_, port), AsyncExitStack() as stack:
+        listener = inbound_listener(m.plane, "echo-0", port, ConnectionLimits())
+        listener.tls = ServerTls(ServerSettings((pair(authority.issue("pay")),)))
+        local = await serve(stack, listener)
+        credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
+        options = [("grpc.ssl_target_name_override", "pay"), ("grpc.enable_http_proxy", 0)]
+        async with grpc.aio.secure_channel(f"127.0.0.1:{local}", credentials, options) as channel:
+            calls = (channel.unary_unary("/test.Echo/Unary")(b"%d" % n) for n in range(50))
+            assert await asyncio.gather(*calls) == [b"%d" % n for n in range(50)]
+
+
+# --- upstream: TLS to a service's endpoints -------------------------------------------------------------------------
+
+NGINX = """
+daemon off; pid {dir}/pid; error_log {dir}/error.log; worker_processes 1;
+events {{ worker_connections 256; }}
+http {{
+  access_log off; client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir};
+  uwsgi_temp_path {dir}; scgi_temp_path {dir};
+  server {{
+    listen 127.0.0.1:{port} ssl{http2}; ssl_certificate {cert}; ssl_certificate_key {key}; {more}
+    keepalive_requests 3;
+    location / {{ return 200 "$server_protocol $scheme $ssl_session_reused $ssl_client_verify\\n"; }}
+  }}
+}}
+"""
+
+
+@asynccontextmanager
+async def secured_nginx(
+    directory: Path, files: tuple[Path, Path], *, http2: bool = False, more: str = ""
+) -> AsyncIterator[int]:
+    port = free_port()
+    text = NGINX.format(
+        dir=directory, port=port, cert=files[0], key=files[1], more=more, http2=" http2" if http2 else ""
+    )
+    write_configuration(directory, text)
+    async with Process.start(
+        require("nginx"), "-p", directory, "-c", directory / "nginx.conf", log=directory / "log"
+    ) as nginx:
+        await nginx.until(lambda: is_open(port), what="nginx")
+        yield port
+
+
+def write_configuration(directory: Path, text: str) -> None:
+    directory.mkdir(exist_ok=True)
+    (directory / "nginx.conf").write_text(text)
+
+
+async def is_open(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def declare(m: Mesh, port: int, tls: TlsPolicy | None, protocol: AppProtocol | None = None) -> None:
+    m.plane.apply_endpoints(name("web"), (Endpoint("w", "127.0.0.1", port),))
+    m.plane.services[name("web")].set_policy(ServicePolicy(name("web"), app_protocol=protocol, tls=tls))
+
+
+async def test_an_endpoint_is_verified_and_sessions_are_resumed(authority: Authority, tmp_path: Path) -> None:
+    async with mesh().start() as m, secured_nginx(tmp_path / "n", authority.issue("web")) as port:
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)))
+        said = [(await m.get("web")).body.decode().split() for _ in range(10)]
+        assert {words[:2] == ["HTTP/1.1", "https"] for words in said} == {True}
+        # nginx closes after three requests; what follows is a handshake cut short.
+        assert said[0][2] == "."
+        assert "r" in [words[2] for words in said]
+
+
+@pytest.mark.parametrize(("http2", "protocol"), [(True, AppProtocol.HTTP2), (True, None), (False, None)])
+async def test_alpn_says_which_http_is_spoken(
+    authority: Authority,
+    tmp_path: Path,
+    http2: bool,  # noqa: FBT001 - a row
+    protocol: AppProtocol | None,
+) -> None:
+    """An HTTP/2 caller, and a service that leaves it open: ALPN decides; one that says http2 gets it for every caller."""
+    async with mesh().start() as m, secured_nginx(tmp_path / "n", authority.issue("web"), http2=http2) as port:
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)), protocol)
+        version = "HTTP/2.0" if http2 else "HTTP/1.1"
+        command = [
+            require("curl"), "-sS", "--http2-prior-knowledge", "-H", "host: web", f"http://127.0.0.1:{m.port}/",
+        ]  # fmt: skip
+        for _ in range(2):
+            done = await asyncio.to_thread(
+                subprocess.run, command, capture_output=True, text=True, timeout=10, check=True
+            )
+            assert done.stdout.split()[:2] == [version, "https"]
+        if protocol is not None:
+            assert (await m.get("web")).body.startswith(b"HTTP/2.0 https")
+
+
+async def test_an_endpoint_that_does_not_agree_to_http2_is_refused(authority: Authority, tmp_path: Path) -> None:
+    async with mesh().start() as m, secured_nginx(tmp_path / "n", authority.issue("web")) as port:
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)), AppProtocol.GRPC)
+        answer = await m.get("web")
+        assert answer.status == 503
+        assert b"no protocol in common: see appProtocol" in answer.body
+        assert m.plane.services[name("web")].usage.pending == 0
+        await until(lambda: m.plane.services[name("web")].usage.connections == 0, what="the connection to close")
+
+
+async def test_a_client_certificate_is_shown(authority: Authority, tmp_path: Path) -> None:
+    more = f"ssl_verify_client on; ssl_client_certificate {authority.certificate};"
+    async with mesh().start() as m, secured_nginx(tmp_path / "n", authority.issue("web"), more=more) as port:
+        certificate, key = authority.issue("caller")
+        declare(m, port, TlsPolicy("web", str(authority.certificate), str(certificate), str(key)))
+        assert (await m.get("web")).body.split()[3] == b"SUCCESS"
+        declare(m, port, TlsPolicy("web", str(authority.certificate)))
+        assert (await m.get("web")).status == 400  # nginx's word for it
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (lambda a, s: TlsPolicy(ca_file=str(s.certificate)), "unable to get local issuer certificate"),
+        (lambda a, s: TlsPolicy("other.example", str(a.certificate)), "Hostname mismatch"),
+        (lambda a, s: TlsPolicy(), "unable to get local issuer certificate"),
+        (lambda a, s: TlsPolicy(ca_file="/no/such/ca.pem"), "/no/such/ca.pem is not there"),
+        (lambda a, s: TlsPolicy("web", str(a.certificate), "/no/c.pem", "/no/k.pem"), "/no/c.pem is not there"),
+    ],
+    ids=["another authority", "another name", "the system's authorities", "no such file", "no such pair"],
+)
+async def test_what_does_not_hold_is_said(
+    authority: Authority, stranger: Authority, tmp_path: Path, policy: Callable[..., TlsPolicy], said: str
+) -> None:
+    async with mesh().start() as m, secured_nginx(tmp_path / "n", authority.issue("web")) as port:
+        declare(m, port, policy(authority, stranger))
+        answer = await m.get("web")
+        assert answer.status == 503
+        assert said.lower() in answer.body.decode().lower()
+        assert b"UF" in answer.body
+        assert "tls_certificate_error" in (answer.get("proxy-status") or "")
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)))
+        assert (await m.get("web")).status == 200  # the same endpoint, once the policy is right
+
+
+async def test_an_expired_certificate_and_clear_text_are_told_apart(authority: Authority, tmp_path: Path) -> None:
+    async with mesh().service("web").start() as m:
+        (program,) = m.programs["web"]
+        declare(m, program.port, TlsPolicy(ca_file=str(authority.certificate)))
+        answer = await m.get("web")
+        assert answer.status == 503
+        assert b"does it speak TLS on that port?" in answer.body
+    expired = authority.issue("web", label="expired", days=-1)
+    async with mesh().start() as m, secured_nginx(tmp_path / "n", expired) as port:
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)))
+        assert b"certificate has expired" in (await m.get("web")).body
+
+
+async def test_websocket_and_tcp_over_tls_at_both_edges(authority: Authority) -> None:
+    """An echo server behind an inbound listener with TLS, called through an outbound one that verifies it."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    async with mesh().start() as m, AsyncExitStack() as stack, server:
+        listener = inbound_listener(
+            m.plane, "db-0", server.sockets[0].getsockname()[1], ConnectionLimits(), is_tcp=True
+        )
+        listener.tls = ServerTls(ServerSettings((pair(authority.issue("web")),)), ())
+        local = await serve(stack, listener)
+        declare(m, local, TlsPolicy(ca_file=str(authority.certificate)), AppProtocol.TCP)
+        outbound = OutboundListener(m.plane, "sidemesh-out-tcp", ConnectionLimits(), service=name("web"))
+        port = await serve(stack, outbound)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        large = bytes(range(256)) * 16 * 1024
+
+        async def send() -> None:
+            writer.write(large)
+            await writer.drain()
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            group.create_task(send())
+            assert await reader.readexactly(len(large)) == large
+        writer.close()
+        await until(lambda: not m.plane.exchanges, what="the exchanges to end")
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_that_cannot_be_loaded_are_named(authority: Authority, stranger: Authority, tmp_path: Path) -> None:
+    certificate, key = authority.issue("pay")
+    _, other = stranger.issue("pay")
+    (tmp_path / "garbage.pem").write_text("garbage")
+    for files, said in (
+        ((tmp_path / "none.pem", key), "none.pem is not there"),
+        ((certificate, tmp_path / "none.key"), "none.key is not there"),
+        ((tmp_path / "garbage.pem", key), "garbage.pem with"),
+        ((certificate, other), "key values mismatch"),
+    ):
+        with pytest.raises(TlsError) as wrong:
+            ServerTls(ServerSettings((pair(files),)))
+        assert said in str(wrong.value)
+
+
+def test_a_clients_files_are_looked_at_again_when_they_change(authority: Authority, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    client = ClientTls(ClientSettings("web", ca))
+    with pytest.raises(TlsError):
+        client.context_for("a", ("h2",))
+    ca.write_bytes(authority.certificate.read_bytes())
+    client.refresh()
+    first = client.context_for("a", ("h2",))
+    assert client.context_for("a", ("h2",)) is first
+    os.utime(ca, (1, 1))
+    client.refresh()
+    assert client.context_for("a", ("h2",)) is not first
+
+
+async def test_a_browser_of_today_gets_through(authority: Authority) -> None:
+    """Aiohttp as a client over TLS, keep-alive and large bodies: what a program does."""
+    async with (
+        inbound(ServerSettings((pair(authority.issue("pay", "localhost")),))) as (m, _, port),
+        aiohttp.ClientSession() as session,
+    ):
+        for _ in range(3):
+            async with session.get(f"https://localhost:{port}/", ssl=trusting(authority)) as answer:
+                assert answer.status == 200
+        assert m.programs["pay"][0].requests[-1].fields("x-forwarded-proto") == ["https"]
