@@ -233,6 +233,7 @@ class Recorder:
                     request.method,
                     request.version,
                     0 if error is not None and error.__class__ is ClientGone else exchange.status,
+                    -1 if exchange.grpc_status is None else exchange.grpc_status,
                     "" if error is None else error.error_type,
                     exchange.flag,
                     "",
@@ -281,6 +282,7 @@ class Recorder:
                     request.method,
                     request.version if attempt is None else b"2" if attempt.http2 else b"1.1",
                     status,
+                    _grpc_status(exchange, attempt),
                     "" if error is None else error.error_type,
                     exchange.flag or ("" if error is None else error.flag),
                     "" if cluster is None else cluster.name,
@@ -356,6 +358,16 @@ class Recorder:
         # Istio's words: the source cannot tell, the destination saw no TLS.
         labels["connection_security_policy"] = UNKNOWN if reporter == "source" else "none"
         return labels
+
+
+def _grpc_status(exchange: Exchange, attempt: Attempt | None) -> int:
+    """Of an attempt, for its span; -1 where it was no gRPC call, or nobody answered."""
+    if exchange.request.grpc is None:
+        return -1
+    if exchange.grpc_status is not None:
+        return exchange.grpc_status
+    status = None if attempt is None else attempt.grpc_status
+    return -1 if status is None else status
 
 
 class _Beyond(RequestSeries):

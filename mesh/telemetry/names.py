@@ -14,6 +14,8 @@ from typing import NamedTuple
 METHOD = "http.request.method"
 METHOD_ORIGINAL = "http.request.method_original"
 STATUS_CODE = "http.response.status_code"
+RPC_SYSTEM = "rpc.system"
+GRPC_STATUS = "rpc.grpc.status_code"
 RESEND_COUNT = "http.request.resend_count"
 URL_PATH = "url.path"
 URL_QUERY = "url.query"
@@ -34,9 +36,9 @@ MESH_FLAGS = "mesh.response_flags"
 MESH_RETRY_REASON = "mesh.retry_reason"
 
 ATTRIBUTES = (
-    METHOD, METHOD_ORIGINAL, STATUS_CODE, RESEND_COUNT, URL_PATH, URL_QUERY, URL_SCHEME, URL_FULL, SERVER_ADDRESS,
-    SERVER_PORT, CLIENT_ADDRESS, PEER_ADDRESS, PEER_PORT, PROTOCOL_VERSION, USER_AGENT, ERROR_TYPE, MESH_CLUSTER,
-    MESH_ENDPOINT, MESH_ROUTE, MESH_FLAGS, MESH_RETRY_REASON,
+    METHOD, METHOD_ORIGINAL, STATUS_CODE, RPC_SYSTEM, GRPC_STATUS, RESEND_COUNT, URL_PATH, URL_QUERY, URL_SCHEME,
+    URL_FULL, SERVER_ADDRESS, SERVER_PORT, CLIENT_ADDRESS, PEER_ADDRESS, PEER_PORT, PROTOCOL_VERSION, USER_AGENT,
+    ERROR_TYPE, MESH_CLUSTER, MESH_ENDPOINT, MESH_ROUTE, MESH_FLAGS, MESH_RETRY_REASON,
 )  # fmt: skip
 
 # --- metrics --------------------------------------------------------------------------------------------------------

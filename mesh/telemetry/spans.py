@@ -45,8 +45,8 @@ class HttpSpan(NamedTuple):
     """One HTTP request as its server or its client saw it. What is empty or 0 is not known and not told.
 
     Ids are lower-case hex; ``parent_id`` b"" makes it a root. Times are monotonic seconds. ``status`` is what was
-    answered; ``error_type`` is set where no endpoint's answer stands. The order is the encoder's: what is remembered
-    together stands together.
+    answered; ``grpc_status`` is -1 but for a gRPC call; ``error_type`` is set where no endpoint's answer stands. The
+    order is the encoder's: what is remembered together stands together.
     """
 
     trace_id: bytes
@@ -63,6 +63,7 @@ class HttpSpan(NamedTuple):
     method: bytes
     version: bytes
     status: int
+    grpc_status: int
     error_type: str
     flag: str
     cluster: str
@@ -104,9 +105,9 @@ class Encoder:
     def _span(self, span: HttpSpan, offset_ns: int) -> bytes:
         trace_id, span_id, parent_id, trace_state, start_s, end_s, target, authority, _, scheme, kind = span[:11]
         memo = self._memo
-        call_key: tuple[object, ...] = span[7:20]  # authority to retry_reason
+        call_key: tuple[object, ...] = span[7:21]  # authority to retry_reason
         call = memo.get(call_key) or self._remember(call_key, _call(span))
-        peer_key: tuple[object, ...] = span[20:]  # endpoint to client_address
+        peer_key: tuple[object, ...] = span[21:]  # endpoint to client_address
         peer = memo.get(peer_key) or self._remember(peer_key, _peer(span))
         # Ids come as hex, so their field headers do too: one conversion for all.
         ids = (
@@ -141,8 +142,14 @@ class Encoder:
         return encoded
 
 
+_SERVERS_FAULT = frozenset((2, 4, 12, 13, 14, 15))
+"""Of gRPC's statuses those that are errors of a server (OpenTelemetry's conventions for gRPC)."""
+
+
 def is_error(span: HttpSpan) -> bool:
-    """The conventions' rule for the span's status: a server is not to blame for 4xx, a client's call failed by it."""
+    """The conventions' rules for the span's status: a server is not to blame for 4xx, a client's call failed by it."""
+    if span.grpc_status > 0:
+        return span.kind == CLIENT or span.grpc_status in _SERVERS_FAULT
     if span.kind == SERVER:
         return span.status >= 500 or (bool(span.error_type) and not 400 <= span.status < 500)
     return span.status >= 400 or bool(span.error_type)
@@ -159,7 +166,10 @@ def _call(span: HttpSpan) -> bytes:
     if span.status:
         pairs.append((names.STATUS_CODE, span.status))
     if failed:
-        pairs.append((names.ERROR_TYPE, span.error_type or str(span.status)))
+        code = span.grpc_status if span.grpc_status > 0 else span.status
+        pairs.append((names.ERROR_TYPE, span.error_type or str(code)))
+    if span.grpc_status >= 0:
+        pairs += [(names.RPC_SYSTEM, "grpc"), (names.GRPC_STATUS, span.grpc_status)]
     if span.resends:
         pairs.append((names.RESEND_COUNT, span.resends))
     pairs += [

@@ -54,6 +54,7 @@ http_spans = st.builds(
     method=st.sampled_from([b"GET", b"POST", b"PURGE"]),
     version=st.sampled_from([b"1.1", b"1.0", b"2", b""]),
     status=st.just(0) | st.integers(100, 599),
+    grpc_status=st.sampled_from([-1, -1, 0, 2, 5, 14]),
     error_type=st.sampled_from(["", "connection_refused"]),
     flag=st.sampled_from(["", "UF"]),
     cluster=words,
@@ -91,8 +92,9 @@ def expected_attributes(s: HttpSpan) -> dict[str, object]:
         "http.request.method": text(s.method) if known else "_OTHER",
         "http.request.method_original": None if known else text(s.method),
         "http.response.status_code": s.status,
+        "rpc.system": "grpc" if s.grpc_status >= 0 else None,
         "http.request.resend_count": s.resends,
-        "error.type": (s.error_type or str(s.status)) if failed(s) else None,
+        "error.type": (s.error_type or str(s.grpc_status if s.grpc_status > 0 else s.status)) if failed(s) else None,
         "network.protocol.version": text(s.version),
         "network.peer.address": s.peer_address,
         "network.peer.port": s.peer_port if s.peer_address else None,
@@ -109,6 +111,8 @@ def expected_attributes(s: HttpSpan) -> dict[str, object]:
     found = {k: v for k, v in found.items() if v}
     if s.peer_address:
         found["network.peer.port"] = s.peer_port
+    if s.grpc_status >= 0:
+        found["rpc.grpc.status_code"] = s.grpc_status
     if s.kind == CLIENT:
         found["url.full"] = f"{s.scheme}://{text(s.authority)}{hidden(target)}"
     else:
@@ -119,6 +123,8 @@ def expected_attributes(s: HttpSpan) -> dict[str, object]:
 
 
 def failed(s: HttpSpan) -> bool:
+    if s.grpc_status > 0:
+        return s.kind == CLIENT or s.grpc_status in (2, 4, 12, 13, 14, 15)
     if s.kind == CLIENT:
         return s.status >= 400 or s.error_type != ""
     return s.status >= 500 or (s.error_type != "" and not 400 <= s.status < 500)

@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from mesh.http.grpc import Status
+
 PLAIN_EVERY_S = 2.0
 
 
@@ -115,6 +117,8 @@ def trace_tree(trace: dict[str, Any]) -> Tree:
     def add(branch: Tree, span: dict[str, Any]) -> None:
         attributes = span["attributes"]
         status = attributes.get("http.response.status_code", attributes.get("error.type", "?"))
+        if "rpc.grpc.status_code" in attributes:
+            status = Status(int(attributes["rpc.grpc.status_code"])).name
         told = "  ".join(f"{k}={v}" for k, v in attributes.items() if k.startswith("mesh."))
         label = Text.assemble(
             (f"{span['instance']} ", "bold"),

@@ -19,7 +19,9 @@ from rich.console import Console
 
 from mesh.cli.demo.display import Display, View, trace_tree
 from mesh.cli.demo.processes import Children, free_ports, mesh, module
+from mesh.cli.demo.program import GRPC
 from mesh.client import ChangeResult, MeshClient, MeshError, Options
+from mesh.model.gateway_api import parse
 from mesh.model.name import DEFAULT_NAMESPACE, Name
 
 REVIEWS = Name(DEFAULT_NAMESPACE, "reviews")
@@ -58,6 +60,19 @@ class Member:
     def sidecar(self) -> str:
         """The name of its sidecar process."""
         return f"{self.name}-sidecar"
+
+
+RATINGS_ROUTE = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: ratings}
+spec:
+  parentRefs: [{kind: Service, group: "", name: ratings}]
+  rules:
+    - backendRefs: [{name: ratings}]
+      retry: {codes: [UNAVAILABLE], attempts: 2, backoff: 10ms}
+"""
+"""Rating reads: whoever did not answer may be asked again, which nobody else can know of a gRPC call."""
 
 
 class Demo:
@@ -126,6 +141,8 @@ class Demo:
         for member in self._members.values():
             await self._wait_for(session, f"http://127.0.0.1:{member.admin}/ready", f"{member.name}'s sidecar")
         await self._set_weights({"v1": 100, "v2": 0}, patient=True)
+        async with MeshClient(control) as client:
+            await client.apply(parse(RATINGS_ROUTE).values, options=Options(reason="ratings may be asked again"))
         await self._wait_for(session, f"{self._front}/products/0", "an answer through the whole mesh")
         self._load = await self._children.start(
             "load", module("mesh.cli.demo.load", self._front, str(self._timing.rate)), piped=True
@@ -151,9 +168,13 @@ class Demo:
         return ["--consul", f"http://127.0.0.1:{self._consul_port}"]
 
     async def _start_program(self, member: Member) -> None:
+        words = [member.version, str(member.program)]
+        is_grpc = member.service in GRPC
         await self._children.start(
             member.name,
-            module("mesh.cli.demo.program", member.service, member.version, str(member.program)),
+            module("mesh.cli.demo.ratings", *words)
+            if is_grpc
+            else module("mesh.cli.demo.program", member.service, *words),
             {"http_proxy": f"http://127.0.0.1:{member.outbound}", "no_proxy": "127.0.0.1"},
         )
 
@@ -167,7 +188,7 @@ class Demo:
             "outbound": f"127.0.0.1:{member.outbound}",
             "admin": f"127.0.0.1:{member.admin}",
             "control": control,
-            "check": "/healthz",
+            "check": "tcp" if member.service in GRPC else "/healthz",
             "trace-ratio": 1,
             "drain-s": 3,
         }

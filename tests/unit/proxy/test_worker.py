@@ -9,7 +9,7 @@ from proxy.telemetry import Telemetry
 from proxy.worker import Deltas, LinkTransport
 
 SPAN = HttpSpan(
-    b"1" * 32, b"2" * 16, b"", b"", 1.0, 2.0, b"/", b"pay", b"", "http", SERVER, b"GET", b"1.1", 200, "", "", "", "",
+    b"1" * 32, b"2" * 16, b"", b"", 1.0, 2.0, b"/", b"pay", b"", "http", SERVER, b"GET", b"1.1", 200, -1, "", "", "", "",
     0, "", "", "127.0.0.1", 1, b"",
 )  # fmt: skip
 

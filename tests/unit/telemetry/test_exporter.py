@@ -6,7 +6,7 @@ from mesh.telemetry.spans import SERVER, Encoder, HttpSpan
 from tests.support.process import until
 
 SPAN = HttpSpan(
-    b"1" * 32, b"2" * 16, b"", b"", 1.0, 2.0, b"/", b"pay", b"", "http", SERVER, b"GET", b"1.1", 200, "", "", "", "",
+    b"1" * 32, b"2" * 16, b"", b"", 1.0, 2.0, b"/", b"pay", b"", "http", SERVER, b"GET", b"1.1", 200, -1, "", "", "", "",
     0, "", "", "127.0.0.1", 1, b"",
 )  # fmt: skip
 
