@@ -26,8 +26,10 @@ from mesh.http.outcome import (
     NeverRegistered,
     NoHealthyEndpoint,
     NoRoute,
+    NotImplementedMethod,
     Overflow,
     ProxyError,
+    UpstreamProtocolError,
     UpstreamReset,
     ZeroWeights,
 )
@@ -136,7 +138,7 @@ class Exchange:
             if service.usage.requests >= service.usage.max_requests:
                 raise _overflow(cluster)  # Overflow 503 UO
             if request.upgrade is not None and request.upgrade not in service.upgrades:
-                request.upgrade = None  # as if it had not asked (RFC 9110 §7.8)
+                self._decline_upgrade(cluster)  # NotImplementedMethod 501
             usage = service.usage
             usage.requests += 1
             service.budget.requests += 1
@@ -212,6 +214,9 @@ class Exchange:
                     yield from self._backoff(self._wait_s(rule, attempt))
 
             # Commit to the answer and see it through to its end.
+            if request.upgrade is not None and request.version == HTTP2 and 200 <= head.status < 300:
+                message = f"{attempt.endpoint} answered {head.status} instead of changing the protocol"
+                raise UpstreamProtocolError(message)  # to a CONNECT it would say that it had (RFC 8441 §5)
             listener.finish_head(self, attempt, head)
             self.status = head.status
             self.answered = attempt.is_committed = True
@@ -238,6 +243,15 @@ class Exchange:
             if usage is not None:
                 usage.requests -= 1
             self._end()
+
+    def _decline_upgrade(self, cluster: Cluster) -> None:
+        """As if it had not been asked (RFC 9110 §7.8); in HTTP/2 there is no such answer (RFC 8441 §4)."""
+        request = self.request
+        if request.version == HTTP2:
+            protocol = (request.upgrade or b"").decode("latin-1")
+            message = f"{cluster.name}: tunnels of {protocol!r} are not carried; its policy names none (upgrades)"
+            raise NotImplementedMethod(message)
+        request.upgrade = None
 
     # --- tunnels ----------------------------------------------------------------------------------------------------
 

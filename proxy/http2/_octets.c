@@ -7,6 +7,7 @@
 
 #define FRAME_HEAD 9
 #define MAX_FRAME 16384
+#define HEADER_LIST_BYTES (64 * 1024)
 
 /* RFC 7541 appendix A, in its order. */
 static const struct {
@@ -233,9 +234,13 @@ static PyObject *is_well_formed(PyObject *Py_UNUSED(module), PyObject *fields)
         return NULL;
     }
     PyObject *name, *value;
+    Py_ssize_t size = 0;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(fields); i++) {
         if (!as_pair(PyList_GET_ITEM(fields, i), &name, &value))
             return NULL;
+        size += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 32;
+        if (size > HEADER_LIST_BYTES)
+            Py_RETURN_FALSE;
         if (!is_good_name((const unsigned char *)PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
             || !is_good_value((const unsigned char *)PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value)))
             Py_RETURN_FALSE;

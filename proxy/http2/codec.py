@@ -22,7 +22,7 @@ from typing import Protocol
 from mesh.http.headers import Headers
 from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault
 from proxy.http2.hpack import NO_TABLE, Decoder
-from proxy.http2.octets import encode, join_data
+from proxy.http2.octets import HEADER_LIST_BYTES, encode, join_data
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -41,11 +41,13 @@ FRAME_BYTES = 16_384  # what we take, and the least a peer must take (§4.2)
 STREAM_WINDOW = 256 * 1024  # what is held at most for a stream whose other side is slow
 CONNECTION_WINDOW = 1024 * 1024
 CONCURRENT = 100  # RFC 9113 §6.5.2: no fewer
-HEADER_LIST_BYTES = 60 * 1024  # Envoy's max_request_headers_kb, as with HTTP/1.1
+MAX_LIST_BYTES = 4 * HEADER_LIST_BYTES  # beyond it the connection ends, since nothing is decoded any more
 QUEUED_BYTES = 64 * 1024  # of a stream's body that the peer's window does not let out; then its source is paused
 BUDGET = 1000  # frames that achieve nothing, before ENHANCE_YOUR_CALM
-EARNED = 4  # of it for each stream or piece of body
-RESET_BUDGET = 200  # streams that were given up before their answer: twice what may live at once
+EARNED = 4  # of it for each stream or piece of body that comes
+EARNED_BY_FRAME = 20  # for each frame of data that goes out: a peer may give credit in small pieces, as Envoy allows
+RESET_BUDGET = 500  # streams that were given up at once, before their answer (Envoy's premature resets)
+HASTY_S = 1  # "at once"
 REMEMBERED = 10 * CONCURRENT  # streams that we have reset, of which frames may still be on their way
 LAST_STREAM = 2**31 - 1
 
@@ -82,6 +84,9 @@ class Events(Protocol):
     def on_settings(self) -> None:
         """The peer's settings have come."""
 
+    def on_stream_over(self) -> None:
+        """There is one stream less."""
+
     def on_goaway(self, code: int, message: bytes) -> None:
         """The peer takes no more streams; those it did not begin have been reset as unprocessed."""
 
@@ -104,6 +109,8 @@ class Stream:
         "recv_window",
         "remote_ended",
         "send_window",
+        "begun_second",
+        "stops_peer",
         "unacked",
     )
 
@@ -114,6 +121,9 @@ class Stream:
         self.send_window = send_window
         self.recv_window = STREAM_WINDOW
         self.unacked = 0
+        self.begun_second = 0
+        self.stops_peer = False
+        """Once our side has ended the peer is told to send no more (§8.1)."""
         self.is_paused = False
         self.is_writable = True
         self.local_ended = False
@@ -141,7 +151,7 @@ class Connection:
         self._buffer = b""
         self._awaits_preface = is_server
         self.awaits_settings = True
-        self._decoder = Decoder(HEADER_LIST_BYTES)
+        self._decoder = Decoder(MAX_LIST_BYTES)
         self._block: list[bytes] = []
         self._block_bytes = 0
         self._block_stream = 0
@@ -149,6 +159,9 @@ class Connection:
         self._begun_block = False
         self._budget = BUDGET
         self._resets = RESET_BUDGET
+        self._seconds = 0
+        self.replies = 0
+        """Answers to PING and SETTINGS so far: a peer that reads none of them may not ask without end."""
         self._credit = 0
         self._recv_window = CONNECTION_WINDOW
         self._blocked: dict[int, Stream] = {}
@@ -157,8 +170,11 @@ class Connection:
         self.streams: dict[int, Stream] = {}
         self.peer_window = DEFAULT_WINDOW
         self.peer_frame_bytes = FRAME_BYTES
+        self.peer_list_bytes: int | None = None
+        """The largest header list it takes, as it says (§6.5.2)."""
         self.peer_concurrent = CONCURRENT  # until it says otherwise: more would be refused by most
         self.last_peer_stream = 0
+        self._passed_over = 0
         self.next_stream = 1
         self.goaway_sent: int | None = None
         self.goaway_received = False
@@ -272,9 +288,10 @@ class Connection:
         stream = self.streams.get(number)
         if stream is None or stream.remote_ended:
             self._check_begun(number, "DATA")
-            if stream is None and number in self._refused:
-                self._spend()
-                return  # on its way before it heard of our reset
+            if stream is None and self._is_late(number):
+                if not payload:
+                    self._spend()
+                return
             raise StreamFault(ErrorCode.STREAM_CLOSED, "DATA on a closed stream (§5.1)")
         if flags & PADDED:
             payload = _unpadded(payload)
@@ -297,6 +314,7 @@ class Connection:
         owner = stream.owner
         if ended:
             stream.remote_ended = True
+            self._forget_if_over(stream)  # before its owner hears, who may want the room for another
         elif not stream.is_paused:
             self._give_credit(stream)
         if owner is not None:
@@ -304,8 +322,6 @@ class Connection:
                 owner.on_data(payload)
             if ended:
                 owner.on_end()
-        if ended:
-            self._forget_if_over(stream)
 
     def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
         if not number:
@@ -329,7 +345,7 @@ class Connection:
         self._block.append(payload)
         self._block_bytes += len(payload)
         # CVE-2024-27316: neither bytes nor frames without end.
-        if self._block_bytes > HEADER_LIST_BYTES or len(self._block) > HEADER_LIST_BYTES // 1024:
+        if self._block_bytes > MAX_LIST_BYTES or len(self._block) > HEADER_LIST_BYTES // 1024:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a header block without end (§6.10)")
         if flags & END_HEADERS:
             block, self._block, self._block_stream = b"".join(self._block), [], 0
@@ -360,26 +376,28 @@ class Connection:
             if ends and not stream.has_head:
                 raise StreamFault(ErrorCode.PROTOCOL_ERROR, "an informational answer that ends the stream (§8.1)")
         self._earn()
-        stream.remote_ended = ends
-        if stream.owner is not None:
-            stream.owner.on_headers(fields, ended=ends)
+        owner = stream.owner
         if ends:
+            stream.remote_ended = True
             self._forget_if_over(stream)
+        if owner is not None:
+            owner.on_headers(fields, ended=ends)
 
     def _begun_by_peer(self, number: int, *, ends: bool) -> Stream | None:
         """A stream that HEADERS begin; None where it is not to be had."""
         if not self._is_server or number % 2 == 0:
             self._check_begun(number, "HEADERS")
-            if number in self._refused:
+            if self._is_late(number):
                 return None
             raise ConnectionFault(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream (§5.1)")
         if number <= self.last_peer_stream:
-            if number in self._refused:
+            if self._is_late(number):
                 return None
             raise ConnectionFault(ErrorCode.STREAM_CLOSED, f"stream {number} is over, or was passed over (§5.1.1)")
-        self.last_peer_stream = number
         if self.goaway_sent is not None and number > self.goaway_sent:
+            self._passed_over = max(self._passed_over, number)
             return None  # §6.8: it will be sent again elsewhere
+        self.last_peer_stream = number
         if len(self.streams) >= CONCURRENT:
             self._remember_refused(number)
             self.out.append(_frame(RST_STREAM, 0, number, _LONG.pack(ErrorCode.REFUSED_STREAM)))
@@ -387,6 +405,7 @@ class Connection:
             return None
         self._earn()
         stream = self.streams[number] = Stream(number, self.peer_window)
+        stream.begun_second = self._seconds
         stream.has_head = True
         stream.remote_ended = ends
         return stream
@@ -395,7 +414,7 @@ class Connection:
         if not number:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0 (§6.3)")
         self._spend()  # §5.3.2: parsed, and no more
-        if len(payload) != 5:
+        if len(payload) != 5 and number in self.streams:
             raise StreamFault(ErrorCode.FRAME_SIZE_ERROR, "a PRIORITY frame that is not 5 bytes (§6.3)")
 
     def _on_rst_stream(self, number: int, payload: bytes) -> None:
@@ -405,17 +424,16 @@ class Connection:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a RST_STREAM frame that is not 4 bytes (§6.4)")
         self._check_begun(number, "RST_STREAM")
         self._spend()
-        stream = self.streams.pop(number, None)
+        stream = self.streams.get(number)
         if stream is None:
             return
-        self._blocked.pop(number, None)
-        was_answered = stream.local_ended
+        is_hasty = not stream.local_ended and self._seconds - stream.begun_second <= HASTY_S
         (code,) = _LONG.unpack(payload)
-        stream.local_ended = stream.remote_ended = True
-        if stream.owner is not None:
-            stream.owner.on_reset(code, is_unprocessed=code == ErrorCode.REFUSED_STREAM)
-        if self._is_server and not was_answered:
-            self._spend_reset()  # CVE-2023-44487: begun, and given up before it was answered
+        owner = self._drop(stream)
+        if owner is not None:
+            owner.on_reset(code, is_unprocessed=code == ErrorCode.REFUSED_STREAM)
+        if self._is_server and is_hasty:
+            self._spend_reset()  # CVE-2023-44487: begun, and given up at once
 
     def _on_settings(self, flags: int, number: int, payload: bytes) -> None:
         if number:
@@ -426,29 +444,44 @@ class Connection:
             return
         if len(payload) % 6:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of no whole number of settings (§6.5)")
-        self._spend()
+        self._spend(1 + len(payload) // 6)
+        window: int | None = None
         for key, value in _SETTING.iter_unpack(payload):
-            self._apply_setting(key, value)
+            if key == INITIAL_WINDOW_SIZE:
+                window = self._checked_window(value)
+            else:
+                self._apply_setting(key, value)
+        if window is not None:
+            self._apply_window(window)  # the last one holds (§6.5.3), and costs a look at every stream
+        self.replies += 1
         self.out.append(_frame(SETTINGS, ACK, 0, b""))
         self._events.on_settings()
 
+    def _checked_window(self, value: int) -> int:
+        if value > MAX_WINDOW:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"an initial window of {value} (§6.5.2)")
+        return value
+
+    def _apply_window(self, value: int) -> None:
+        change, self.peer_window = value - self.peer_window, value
+        if not change:
+            return
+        for stream in tuple(self.streams.values()):
+            stream.send_window += change  # it may become negative (§6.9.2)
+            if stream.send_window > MAX_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31-1 (§6.9.2)")
+        if change > 0:
+            self._pump_blocked()
+
     def _apply_setting(self, key: int, value: int) -> None:
-        if key == INITIAL_WINDOW_SIZE:
-            if value > MAX_WINDOW:
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"an initial window of {value} (§6.5.2)")
-            change, self.peer_window = value - self.peer_window, value
-            for stream in tuple(self.streams.values()):
-                stream.send_window += change  # it may become negative (§6.9.2)
-                if stream.send_window > MAX_WINDOW:
-                    raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31-1 (§6.9.2)")
-            if change > 0:
-                self._pump_blocked()
-        elif key == MAX_FRAME_SIZE:
+        if key == MAX_FRAME_SIZE:
             if not FRAME_BYTES <= value <= 2**24 - 1:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"frames of {value} bytes (§6.5.2)")
             self.peer_frame_bytes = min(value, 4 * FRAME_BYTES)
         elif key == MAX_CONCURRENT_STREAMS:
             self.peer_concurrent = value
+        elif key == MAX_HEADER_LIST_SIZE:
+            self.peer_list_bytes = value
         elif key == ENABLE_PUSH and (value > 1 or (value and not self._is_server)):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value} (§6.5.2)")
         elif key == ENABLE_CONNECT_PROTOCOL:
@@ -466,6 +499,7 @@ class Connection:
             self.pings_acked += 1
             return
         self._spend()
+        self.replies += 1
         self.out.append(_frame(PING, ACK, 0, payload))
 
     def _on_goaway(self, number: int, payload: bytes) -> None:
@@ -477,9 +511,9 @@ class Connection:
         self.goaway_received = True
         if not self._is_server:
             for each in [stream for key, stream in self.streams.items() if key > last]:
-                self._drop(each)
-                if each.owner is not None:
-                    each.owner.on_reset(code, is_unprocessed=True)
+                owner = self._drop(each)
+                if owner is not None:
+                    owner.on_reset(code, is_unprocessed=True)
         self._events.on_goaway(code, payload[8:])
 
     def _on_window_update(self, number: int, payload: bytes) -> None:
@@ -520,7 +554,8 @@ class Connection:
         """How many streams of ours may be begun now; 0 where the peer goes away or numbers have run out (§5.1.1)."""
         if self.goaway_received or self.next_stream > LAST_STREAM:
             return 0
-        return max(0, min(self.peer_concurrent, CONCURRENT) - len(self.streams))
+        most = 1 if self.awaits_settings else min(self.peer_concurrent, CONCURRENT)  # it may take one at a time
+        return max(0, most - len(self.streams))
 
     def send_headers(self, stream: Stream, fields: Headers, *, ended: bool) -> None:
         """Send a head, or trailers where nothing of the body is queued any more."""
@@ -574,15 +609,20 @@ class Connection:
             self.out.append(_frame(DATA, END_STREAM, stream.id, b""))
             self._ended(stream)
 
+    def stop_peer(self, stream: Stream) -> None:
+        """§8.1: the rest of the request is not wanted; said as soon as the answer is out."""
+        if stream.local_ended:
+            self.reset(stream, ErrorCode.NO_ERROR)
+        else:
+            stream.stops_peer = True
+
     def reset(self, stream: Stream, code: ErrorCode) -> None:
         """Give a stream up; its owner hears nothing more."""
-        if self.streams.pop(stream.id, None) is None:
+        if stream.id not in self.streams:
             return
-        self._blocked.pop(stream.id, None)
         self._remember_refused(stream.id)
-        stream.local_ended = stream.remote_ended = True
-        stream.owner = None
         self.out.append(_frame(RST_STREAM, 0, stream.id, _LONG.pack(code)))
+        self._drop(stream)
 
     def pause(self, stream: Stream) -> None:
         """Give the peer no more credit for this stream."""
@@ -610,6 +650,7 @@ class Connection:
 
     def tick(self) -> None:
         """Once a second: time earns some budget back too."""
+        self._seconds += 1
         self._budget = min(BUDGET, self._budget + BUDGET // 10)
         self._resets = min(RESET_BUDGET, self._resets + RESET_BUDGET // 10)
 
@@ -620,11 +661,12 @@ class Connection:
         size = len(piece)
         if size <= limit:
             out.append(_frame(DATA, flags, number, piece))
+            self._earn(EARNED_BY_FRAME)
         else:
             for start in range(0, size, limit):
                 is_last = start + limit >= size
                 out.append(_frame(DATA, flags if is_last else 0, number, piece[start : start + limit]))
-        self._earn()
+                self._earn(EARNED_BY_FRAME)
 
     def _pump(self, stream: Stream) -> None:
         """Let out of a stream's queue what the windows allow; tell its source when it may go on, or has to stop."""
@@ -677,33 +719,47 @@ class Connection:
 
     def _ended(self, stream: Stream) -> None:
         stream.local_ended = True
-        self._forget_if_over(stream)
+        if stream.stops_peer and not stream.remote_ended:
+            self.reset(stream, ErrorCode.NO_ERROR)
+        else:
+            self._forget_if_over(stream)
 
     def _forget_if_over(self, stream: Stream) -> None:
         if stream.local_ended and stream.remote_ended and self.streams.pop(stream.id, None) is not None:
             self._blocked.pop(stream.id, None)
+            stream.owner = None  # it knows its stream: without the cycle both are freed at once
             self._resets = min(RESET_BUDGET, self._resets + 1)
+            self._events.on_stream_over()
 
-    def _drop(self, stream: Stream) -> None:
+    def _drop(self, stream: Stream) -> Owner | None:
+        """Take a stream out; gives who is to be told."""
         self.streams.pop(stream.id, None)
         self._blocked.pop(stream.id, None)
         stream.local_ended = stream.remote_ended = True
+        owner, stream.owner = stream.owner, None
+        self._events.on_stream_over()
+        return owner
 
     def _fail(self, number: int, fault: StreamFault) -> None:
         """§5.4.2: reset one stream for what the peer did, and tell its owner."""
         stream = self.streams.get(number)
-        if stream is not None:
-            self._drop(stream)
+        owner = self._drop(stream) if stream is not None else None
         self._remember_refused(number)
         self.out.append(_frame(RST_STREAM, 0, number, _LONG.pack(fault.code)))
-        if stream is not None and stream.owner is not None:
-            stream.owner.on_reset(fault.code, is_unprocessed=False)
+        if owner is not None:
+            owner.on_reset(fault.code, is_unprocessed=False)
         self._spend_reset()  # CVE-2025-8671: a peer that has us reset its streams is no better than one that does
+
+    def _is_late(self, number: int) -> bool:
+        """A frame of a stream that was on its way before the peer heard of our reset, or of our going away."""
+        if number in self._refused or (self.goaway_sent is not None and self.goaway_sent < number <= self._passed_over):
+            return True
+        return not self._is_server and number % 2 == 1  # one of ours: more are given up than are remembered
 
     def _check_begun(self, number: int, what: str) -> None:
         """§5.1: on a stream that was never begun there is nothing but HEADERS and PRIORITY."""
         is_peers = (number % 2 == 1) is self._is_server
-        begun = number <= self.last_peer_stream if is_peers else number < self.next_stream
+        begun = number <= max(self.last_peer_stream, self._passed_over) if is_peers else number < self.next_stream
         if not begun:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{what} on idle stream {number} (§5.1)")
 
@@ -712,9 +768,9 @@ class Connection:
         if len(self._refused) > REMEMBERED:
             del self._refused[next(iter(self._refused))]
 
-    def _earn(self) -> None:
+    def _earn(self, count: int = EARNED) -> None:
         if self._budget < BUDGET:
-            self._budget += EARNED
+            self._budget += count
 
     def _spend(self, count: int = 1) -> None:
         self._budget -= count

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LINGER_S = 2.0
+MAX_UNREAD_REPLIES = 1000
+
 
 class Http2Connection(asyncio.Protocol):
     """See the module. Frames collect in the codec and go out together when the outermost callback ends."""
@@ -30,6 +33,7 @@ class Http2Connection(asyncio.Protocol):
         self.is_writable = True
         self.is_closed = False
         self.fault: ConnectionFault | None = None
+        self._replies_before = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
@@ -52,6 +56,10 @@ class Http2Connection(asyncio.Protocol):
             self.fail(fault)
         if self.codec.out:
             self.touch()
+        if self.is_writable:
+            self._replies_before = self.codec.replies
+        elif self.codec.replies - self._replies_before > MAX_UNREAD_REPLIES:
+            self.transport.abort()  # it asks and asks, and reads nothing
         self._trampoline.drain()
 
     def eof_received(self) -> bool:
@@ -93,14 +101,18 @@ class Http2Connection(asyncio.Protocol):
         """Send what is left and close; streams still open end with the connection."""
         self.is_closed = True
         self.flush()
-        if self.transport is not None:
-            self.transport.close()
+        self.transport.close()
+        # Closing waits until the peer has taken what was written; one that reads nothing would have us wait for ever.
+        asyncio.get_running_loop().call_later(LINGER_S, self.transport.abort)
 
     def on_stream(self, stream: Stream, fields: Headers, *, ended: bool) -> None:
         """See Events; a client has none begun by its peer (the codec refuses them)."""
         raise NotImplementedError
 
     def on_settings(self) -> None:
+        """See Events."""
+
+    def on_stream_over(self) -> None:
         """See Events."""
 
     def on_goaway(self, code: int, message: bytes) -> None:

@@ -14,7 +14,7 @@ from mesh.http.outcome import ClientGone, ProxyError
 from proxy.exchange import Exchange
 from proxy.http2.codec import LAST_STREAM, Stream
 from proxy.http2.connection import Http2Connection
-from proxy.http2.errors import ErrorCode, StreamFault, code_name
+from proxy.http2.errors import ErrorCode, code_name
 from proxy.http2.messages import request_head, response_fields, trailers
 from proxy.request_body import RequestBody
 
@@ -82,15 +82,15 @@ class Http2Downstream(Http2Connection):
             return
         if self._listener.is_draining or codec.goaway_sent is not None:
             self._go_away()
+        if not self.is_writable and now - self._paused_s > self.limits.stall_s:
+            self.transport.abort()  # whatever it sends meanwhile, it reads nothing
+            return
         if not codec.streams:
             if codec.goaway_sent not in (None, LAST_STREAM):
                 self.end()
             elif quiet_s > (self.limits.idle_s if self.served else self.limits.first_byte_s):
                 codec.goaway(codec.last_peer_stream)
                 self.end()
-        elif not self.is_writable and now - self._paused_s > self.limits.stall_s:
-            self.transport.abort()  # whatever it sends meanwhile, it reads nothing
-            return
         else:
             for stream in tuple(codec.streams.values()):
                 if isinstance(stream.owner, DownstreamStream):
@@ -119,7 +119,7 @@ class Http2Downstream(Http2Connection):
             stream.owner = owner
             self._listener.refuse_unread(owner, error)
             if not stream.remote_ended:
-                self.codec.reset(stream, ErrorCode.NO_ERROR)
+                self.codec.stop_peer(stream)
             return
         stream.owner = owner
         stream.expected = request.content_length
@@ -179,11 +179,7 @@ class DownstreamStream:
             self._connection.codec.reset(self._stream, ErrorCode.PROTOCOL_ERROR)
             self.gone("a header block within a tunnel (RFC 9113 §8.5)")
         elif self.body is not None:
-            try:
-                self.body.on_end(trailers(fields))
-            except StreamFault as fault:
-                self._connection.codec.reset(self._stream, fault.code)
-                self.gone(fault.message)
+            self.body.on_end(trailers(fields))  # StreamFault: the codec resets the stream, counts it and tells us
 
     def on_data(self, piece: bytes) -> None:
         """A piece of the request's body."""
@@ -281,6 +277,8 @@ class DownstreamStream:
     def open_tunnel(self, head: ResponseHead, exchange: Exchange) -> DownstreamStream:
         """See ports.DownstreamStream: in HTTP/2 a tunnel begins with 200 (RFC 8441 §5)."""
         del exchange
+        if self._stream.local_ended:
+            return self
         opened = ResponseHead(200, head.fields)
         self._connection.codec.send_headers(self._stream, response_fields(opened), ended=False)
         self._connection.touch()
@@ -301,7 +299,5 @@ class DownstreamStream:
         self.body = None
         stream = self._stream
         if (not request_ended or self._is_tunnel) and not stream.remote_ended:
-            # §8.1: the answer is complete and the rest of the request not wanted.
-            if stream.local_ended:
-                self._connection.codec.reset(stream, ErrorCode.NO_ERROR)
+            self._connection.codec.stop_peer(stream)
             self._connection.touch()

@@ -11,21 +11,31 @@ import re
 from mesh.http.grpc import PREVIOUS_ATTEMPTS, TIMEOUT, GrpcCall, is_grpc_type, parse_timeout
 from mesh.http.headers import Fields, Headers
 from mesh.http.message import HTTP2, KNOWN_REQUEST_FIELDS, NOT_SENT, RequestHead, ResponseHead
-from mesh.http.outcome import ExpectationFailed, NotImplementedMethod, UpstreamProtocolError
+from mesh.http.outcome import (
+    ExpectationFailed,
+    HeadersTooLarge,
+    NotImplementedMethod,
+    UpstreamProtocolError,
+    UriTooLong,
+)
 from proxy.http2.errors import ErrorCode, StreamFault
-from proxy.http2.octets import is_well_formed
+from proxy.http2.octets import HEADER_LIST_BYTES, is_well_formed, list_bytes
 from proxy.websocket import KEY
 
 MAX_COUNT = 100  # as in HTTP/1.1
+MAX_TARGET = 16 * 1024  # likewise
+_MAX_PORT = 65535
 _FORBIDDEN = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 _DROPPED = frozenset((b"host", b"te", b"proxy-authenticate", b"proxy-authorization", b"content-length", b"expect"))
-_NOT_TRAILERS = _FORBIDDEN | _DROPPED | KNOWN_REQUEST_FIELDS | {b"cookie"}
 _GRPC = frozenset((TIMEOUT, PREVIOUS_ATTEMPTS))
-_SPECIAL = _NOT_TRAILERS | _GRPC | {b"content-type"}
+_SPECIAL = _FORBIDDEN | _DROPPED | KNOWN_REQUEST_FIELDS | _GRPC | {b"cookie", b"content-type"}
+_NOT_TRAILERS = _DROPPED | frozenset(
+    b"cookie set-cookie authorization content-type content-encoding content-range trailer x-mesh-not-sent".split()
+)
 _COMMON_METHODS = frozenset((b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"PATCH", b"OPTIONS"))
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
 _TARGET = re.compile(rb"[\x21\x22\x24-\x7e]+")
-_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
 
 
 def request_head(fields: Headers, *, ended: bool) -> RequestHead:
@@ -37,15 +47,17 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
     length: int | None = None
     cookies: list[bytes] = []
     wants_trailers = expects = False
-    is_grpc = False
+    is_grpc = saw_regular = False
     of_grpc: Headers = []
     _check(fields)
     for name, value in fields:
         if name[:1] == b":":
-            if plain or known or name in pseudo or name not in _REQUEST_PSEUDO:
+            if saw_regular or name in pseudo or name not in _REQUEST_PSEUDO:
                 raise _malformed(f"{name.decode('latin-1')} out of place, repeated or unknown (§8.3.1)")
             pseudo[name] = value
-        elif name not in _SPECIAL:
+            continue
+        saw_regular = True
+        if name not in _SPECIAL:
             plain.append((name, value))
         elif name == b"content-type":
             plain.append((name, value))
@@ -87,7 +99,10 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
         raise _malformed(":protocol without CONNECT, or with nothing to follow (RFC 8441 §4)")
     if b":scheme" not in pseudo or not _TARGET.fullmatch(path) or not (path[:1] == b"/" or (path, method) == _ASTERISK):
         raise _malformed(":scheme or :path is missing or malformed (§8.3.1)")
-    if authority is None or (host is not None and host != authority) or not _AUTHORITY.fullmatch(authority):
+    if len(path) > MAX_TARGET:
+        message = f"the path is longer than {MAX_TARGET} bytes"
+        raise UriTooLong(message)
+    if authority is None or (host is not None and host != authority) or not _is_authority(authority):
         raise _malformed(":authority is missing, malformed, or not what host says (§8.3.1)")
     if ended and length:
         raise _malformed("no body where content-length says there is one (§8.1.1)")
@@ -107,6 +122,11 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
     head.expects_continue = expects
     head.wants_trailers = wants_trailers
     return head
+
+
+def _is_authority(authority: bytes) -> bool:
+    found = _AUTHORITY.fullmatch(authority)
+    return found is not None and int(found[1] or 0) <= _MAX_PORT
 
 
 def _grpc_call(fields: Headers) -> GrpcCall:
@@ -148,7 +168,7 @@ def response_head(fields: Headers, *, ended: bool) -> ResponseHead:
     """The answer that HEADERS begin (1xx too). Raises UpstreamProtocolError where it is malformed."""
     try:
         _check(fields)
-    except StreamFault as fault:
+    except (StreamFault, HeadersTooLarge) as fault:
         raise UpstreamProtocolError(fault.message) from fault
     status = fields[0][1]
     if len(status) != 3 or not status.isdigit() or not b"100" <= status <= b"599" or status == b"101":
@@ -185,12 +205,15 @@ def response_fields(head: ResponseHead) -> Headers:
 
 
 def trailers(fields: Headers) -> Headers:
-    """Trailers as they are forwarded: what frames or routes a message may not stand there (RFC 9110 §6.5.1)."""
-    _check(fields)
+    """Trailers as they are forwarded: without what frames, routes or authenticates a message (RFC 9110 §6.5.1)."""
+    try:
+        _check(fields)
+    except HeadersTooLarge as error:
+        raise _malformed(error.message) from error
     for name, _ in fields:
-        if name in _NOT_TRAILERS:
-            raise _malformed(f"{name.decode()} in the trailers (RFC 9110 §6.5.1)")
-    return fields
+        if name in _FORBIDDEN or name[:1] == b":":
+            raise _malformed(f"{name.decode('latin-1')} in the trailers (§8.1, §8.2.2)")
+    return [pair for pair in fields if pair[0] not in _NOT_TRAILERS]
 
 
 _REQUEST_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
@@ -200,9 +223,12 @@ _ASTERISK = (b"*", b"OPTIONS")
 
 def _check(fields: Headers) -> None:
     """§8.2.1: names and values that no reader may misunderstand."""
-    if len(fields) > MAX_COUNT:
+    if len(fields) > MAX_COUNT and len([name for name, _ in fields if name != b"cookie"]) > MAX_COUNT:
         raise StreamFault(ErrorCode.ENHANCE_YOUR_CALM, f"more than {MAX_COUNT} fields")
     if not is_well_formed(fields):
+        if list_bytes(fields) > HEADER_LIST_BYTES:
+            message = f"the head has more than {HEADER_LIST_BYTES} bytes"
+            raise HeadersTooLarge(message)
         bad = next(pair for pair in fields if not is_well_formed([pair]))
         raise _malformed(f"field {bad[0][:40]!r}: a name in capitals or no name, or a value with blanks at an end or a "
                          "control character in it (§8.2.1)")  # fmt: skip

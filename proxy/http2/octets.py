@@ -28,6 +28,7 @@ STATIC: tuple[tuple[bytes, bytes], ...] = (
     (b"retry-after", b""), (b"server", b""), (b"set-cookie", b""), (b"strict-transport-security", b""),
     (b"transfer-encoding", b""), (b"user-agent", b""), (b"vary", b""), (b"via", b""), (b"www-authenticate", b""),
 )  # fmt: skip
+HEADER_LIST_BYTES = 64 * 1024  # what HTTP/1.1 takes (60 KiB, 100 fields), counted as RFC 9113 §6.5.2 does
 CREDENTIALS = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"))
 _WHOLE = {pair: index for index, pair in enumerate(STATIC, 1) if pair[1]}
 _NAMES = {name: index for index, (name, _) in reversed(tuple(enumerate(STATIC, 1)))}
@@ -70,13 +71,23 @@ def pairs(fields: list[Any], /) -> Headers:
 
 
 def is_well_formed(fields: Headers, /) -> bool:
-    """Tell whether names and values are as RFC 9113 §8.2.1 wants them; a name may begin with a colon."""
+    """Tell whether names and values are as RFC 9113 §8.2.1 wants them, and HEADER_LIST_BYTES in all at most.
+
+    A name may begin with a colon.
+    """
+    if list_bytes(fields) > HEADER_LIST_BYTES:
+        return False
     for name, value in fields:
         if not _NAME.fullmatch(name[1:] if name[:1] == b":" else name):
             return False
         if value[:1] in _BLANKS or value[-1:] in _BLANKS or len(value.translate(None, _CONTROLS)) != len(value):
             return False
     return True
+
+
+def list_bytes(fields: Headers) -> int:
+    """The size of a header list (RFC 9113 §6.5.2)."""
+    return sum([len(name) + len(value) + 32 for name, value in fields])
 
 
 def _encode_field(pair: tuple[bytes, bytes]) -> bytes:

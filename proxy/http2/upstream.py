@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from mesh.http.headers import Headers
 from mesh.http.message import SWITCHED, WEBSOCKET, RequestHead, ResponseHead
-from mesh.http.outcome import ProxyError, UpstreamProtocolError, UpstreamReset
+from mesh.http.outcome import HeadersTooLarge, ProxyError, UpstreamProtocolError, UpstreamReset
 from proxy.http2.codec import Stream
 from proxy.http2.connection import Http2Connection
-from proxy.http2.errors import ErrorCode, StreamFault, code_name
+from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault, code_name
 from proxy.http2.messages import request_fields, response_head, trailers
+from proxy.http2.octets import list_bytes
 from proxy.websocket import ACCEPT, KEY, accept_for
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from proxy.upstream.http2_pool import Http2Pool
 
 MAX_INFORMATIONAL = 64  # as in HTTP/1.1
+SETTINGS_S = 5.0  # they are the first thing a server sends (§3.4), whatever it is asked
+PING_S = 3.0  # for an answer to the question whether anybody is there
 
 
 class Http2Upstream(Http2Connection):
@@ -42,7 +45,13 @@ class Http2Upstream(Http2Connection):
         self.reserved = 0
         """Streams given to attempts that have not begun them yet."""
         self.idle_since_s = 0.0
-        self._until_settings: list[Callable[[], None]] = []
+        self.has_answered = False
+        """Something was answered on it: it may since have been closed for its idleness."""
+        self.last_read_s = 0.0
+        self._until_settings: list[tuple[UpstreamStream, Callable[[], None]]] = []
+        self._made_s = pool.endpoint.service.plane.now_s
+        self._suspect_since_s = 0.0
+        self._pings_before = 0
 
     @property
     def room(self) -> int:
@@ -58,11 +67,22 @@ class Http2Upstream(Http2Connection):
         """Closed, by either side."""
         self.is_closed = True
         self.pool.lost(self)
-        for stream in tuple(self.codec.streams.values()):
-            if isinstance(stream.owner, UpstreamStream):
-                stream.owner.fail(self._why_lost(exc))
+        self._fail_all(exc)
         self.codec.streams.clear()
         self._trampoline.drain()
+
+    def fail(self, fault: ConnectionFault) -> None:
+        """See Http2Connection; nobody waits until the endpoint has read what it did."""
+        super().fail(fault)
+        self._fail_all(None)
+
+    def _fail_all(self, exc: Exception | None) -> None:
+        """Tell everybody. One that had to do with a connection that was idle before may ask afresh (RFC 9113 §9.1)."""
+        owners = [stream.owner for stream in self.codec.streams.values()]
+        waiting, self._until_settings = self._until_settings, []
+        for owner in (*owners, *(stream for stream, _ in waiting)):
+            if isinstance(owner, UpstreamStream):
+                owner.lost(self._why_lost(exc), is_stale=self.has_answered and self.fault is None)
 
     def _why_lost(self, exc: Exception | None) -> ProxyError:
         endpoint, fault = self.pool.endpoint, self.fault
@@ -71,28 +91,53 @@ class Http2Upstream(Http2Connection):
         how = f"reset ({exc})" if exc else "closed"
         return UpstreamReset(f"{endpoint} {how} the connection before its answer was whole")
 
-    def after_settings(self, do: Callable[[], None]) -> None:
+    def data_received(self, data: bytes) -> None:
+        """Bytes of frames."""
+        self.last_read_s = self.pool.endpoint.service.plane.now_s
+        super().data_received(data)
+
+    def suspect(self) -> None:
+        """Nothing was answered for too long: is anybody there? See ``check_time``."""
+        if not self._suspect_since_s and not self.is_closed:
+            self._suspect_since_s = self.pool.endpoint.service.plane.now_s
+            self._pings_before = self.codec.pings_acked
+            self.codec.ping(b"sidemesh")
+            self.touch()
+
+    def check_time(self, now: float) -> None:
+        """Once a second: budgets, and connections whose other end is gone without a word."""
+        self.codec.tick()
+        if self.codec.awaits_settings and now - self._made_s > SETTINGS_S:
+            self.transport.abort()
+        if self._suspect_since_s:
+            if self.codec.pings_acked > self._pings_before:
+                self._suspect_since_s = 0.0
+            elif now - self._suspect_since_s > PING_S:
+                self.pool.retire(self)
+                self.transport.abort()
+
+    def after_settings(self, stream: UpstreamStream, do: Callable[[], None]) -> None:
         """Do it once the endpoint has said what it takes."""
         if self.codec.awaits_settings:
-            self._until_settings.append(do)
+            self._until_settings.append((stream, do))
         else:
             do()
 
     def on_settings(self) -> None:
         """See Events. The room may have changed too."""
         waiting, self._until_settings = self._until_settings, []
-        for do in waiting:
+        for _, do in waiting:
             do()
+        self.pool.freed(self)
+
+    def on_stream_over(self) -> None:
+        """See Events."""
         self.pool.freed(self)
 
     def on_goaway(self, code: int, message: bytes) -> None:
         """The endpoint takes no more streams: those under way are finished, new ones go elsewhere."""
         del code, message
         self.pool.retire(self)
-
-    def stream_over(self) -> None:
-        """One stream fewer."""
-        self.pool.freed(self)
 
     def __repr__(self) -> str:
         """For debugging."""
@@ -110,6 +155,7 @@ class UpstreamStream:
         "_is_begun",
         "_is_open",
         "_is_tunnel",
+        "_started_s",
         "_stream",
         "_websocket_key",
     )
@@ -123,6 +169,7 @@ class UpstreamStream:
         self._informational = 0
         self._is_begun = False
         self._is_tunnel = False
+        self._started_s = 0.0
         self._is_open = False
         self._websocket_key = b""
 
@@ -133,7 +180,7 @@ class UpstreamStream:
         connection = self._connection
         self._attempt = attempt
         if head.upgrade is not None:
-            connection.after_settings(partial(self._start_tunnel, attempt, head, added))
+            connection.after_settings(self, partial(self._start_tunnel, attempt, head, added))
         else:
             self._start(attempt, head, added, body, ended=ended)
 
@@ -158,11 +205,18 @@ class UpstreamStream:
             self._attempt = None
             return
         codec = connection.codec
-        attempt.reused = connection.served > 0
         connection.served += 1
+        fields = request_fields(head, added, b"https" if connection.is_tls else b"http")
+        most = codec.peer_list_bytes
+        if most is not None and list_bytes(fields) > most:
+            message = f"{connection.pool.endpoint} takes heads of {most} bytes, counted as RFC 9113 §6.5.2 does"
+            self._attempt = None
+            attempt.on_error(HeadersTooLarge(message))
+            connection.pool.freed(connection)
+            return
         stream = self._stream = codec.open()
         stream.owner = self
-        fields = request_fields(head, added, b"https" if connection.is_tls else b"http")
+        self._started_s = connection.pool.endpoint.service.plane.now_s
         if not head.has_body:
             codec.send_headers(stream, fields, ended=not self._is_tunnel)
         else:
@@ -171,6 +225,8 @@ class UpstreamStream:
                 codec.send_last(stream, body, attempt.exchange.request_trailers)
             elif body:
                 codec.send_data(stream, body)
+            if not (ended or (connection.is_writable and stream.is_writable)):
+                attempt.on_writable(writable=False)
         connection.touch()
 
     def send_data(self, piece: bytes) -> None:
@@ -200,6 +256,8 @@ class UpstreamStream:
         """See ports.UpstreamStream: RST_STREAM, and the connection serves on."""
         self._attempt = None
         stream = self._stream
+        if stream is not None and not self._has_head and self._connection.last_read_s < self._started_s:
+            self._connection.suspect()
         is_over = stream is None or (stream.remote_ended and (stream.local_ended or stream.pending_end is not None))
         self._close(None if is_over else ErrorCode.CANCEL)
 
@@ -212,10 +270,14 @@ class UpstreamStream:
             return
         try:
             if self._has_head:
+                ends = trailers(fields)
                 self._over()
-                attempt.on_end(trailers(fields))
+                attempt.on_end(ends)
                 return
             head = response_head(fields, ended=ended)
+            if head.status >= 200:
+                self._connection.has_answered = True
+                self._frame_answer(attempt, head, ended=ended)
         except ProxyError as error:
             self.fail(error)
             return
@@ -233,9 +295,18 @@ class UpstreamStream:
             self._over()
             attempt.on_answer(head, b"")
             return
-        if self._stream is not None and attempt.method != b"HEAD" and head.status != 304:
-            self._stream.expected = head.content_length
         attempt.on_head(head)
+
+    def _frame_answer(self, attempt: Attempt, head: ResponseHead, *, ended: bool) -> None:
+        """See that the body is as long as the head says (§8.1.1). Raises StreamFault."""
+        if attempt.method == b"HEAD" or head.status in (204, 304):
+            head.has_body = False
+            if self._stream is not None:
+                self._stream.expected = 0
+        elif ended and head.content_length:
+            raise StreamFault(ErrorCode.PROTOCOL_ERROR, "no body where content-length says there is one (§8.1.1)")
+        elif self._stream is not None:
+            self._stream.expected = head.content_length
 
     def _open_tunnel(self, attempt: Attempt, head: ResponseHead) -> None:
         """The endpoint agrees: to the exchange that is what it is in HTTP/1.1."""
@@ -274,6 +345,12 @@ class UpstreamStream:
         if self._attempt is not None and self._stream is not None:
             self._attempt.on_writable(writable=writable and self._stream.is_writable and self._connection.is_writable)
 
+    def lost(self, error: ProxyError, *, is_stale: bool) -> None:
+        """The connection is gone. ``is_stale``: it may have been gone before we asked."""
+        if self._attempt is not None and is_stale and not self._has_head:
+            self._attempt.reused = True
+        self.fail(error)
+
     def fail(self, error: ProxyError) -> None:
         """The attempt is over without an answer."""
         attempt, self._attempt = self._attempt, None
@@ -304,4 +381,5 @@ class UpstreamStream:
         if stream is not None and code is not None:
             self._connection.codec.reset(stream, code)
             self._connection.touch()
-        self._connection.stream_over()
+            return
+        self._connection.pool.freed(self._connection)

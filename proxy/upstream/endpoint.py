@@ -95,6 +95,9 @@ class UpstreamEndpoint:
             return
         usage = self.service.usage
         refusal = usage.pending_refusal()
+        if refusal is not None:
+            self._forget_detached()
+            refusal = usage.pending_refusal()
         if refusal is None and not usage.may_connect and not self.connections and not self._connecting:
             refusal = f"{usage.connections} connections, limits.maxConnections is {usage.limits.max_connections}"
         if refusal is not None:
@@ -103,6 +106,12 @@ class UpstreamEndpoint:
         usage.pending += 1
         self._waiting.append(attempt)
         self._connect_for_waiting()
+
+    def _forget_detached(self) -> None:
+        """Whoever gave up waits no more."""
+        left = deque(attempt for attempt in self._waiting if not attempt.is_detached)
+        self.service.usage.pending -= len(self._waiting) - len(left)
+        self._waiting = left
 
     def release(self, connection: Http1Upstream) -> None:
         """Take a connection back that may serve another request."""
@@ -190,7 +199,7 @@ class UpstreamEndpoint:
             attempt = self._waiting.popleft()
             self.service.usage.pending -= 1
             if not attempt.is_detached:
-                attempt.on_error(error)
+                attempt.on_error(type(error)(error.message, not_sent=True))
 
     def __str__(self) -> str:
         """For messages: service, id and address."""

@@ -43,6 +43,8 @@ class Http2Pool:
         """Get ``attempt`` a stream; it is resumed with one or with an error. Raises Overflow at a limit."""
         usage = self.endpoint.service.usage
         refusal = usage.pending_refusal()
+        if refusal is not None and self._forget_detached():
+            refusal = usage.pending_refusal()
         if refusal is None and not usage.may_connect and not self._connections and not self._connecting:
             refusal = f"{usage.connections} connections, limits.maxConnections is {usage.limits.max_connections}"
         if refusal is not None:
@@ -52,6 +54,14 @@ class Http2Pool:
         self._waiting.append(attempt)
         self._serve()
 
+    def _forget_detached(self) -> bool:
+        """Whoever gave up waits no more; tells whether there was anybody."""
+        left = deque(attempt for attempt in self._waiting if not attempt.is_detached)
+        gone = len(self._waiting) - len(left)
+        self._waiting = left
+        self.endpoint.service.usage.pending -= gone
+        return gone > 0
+
     def freed(self, connection: Http2Upstream) -> None:
         """A stream has ended."""
         if connection.served == 1 and self.endpoint.service.tls is not None and not connection.is_closed:
@@ -60,7 +70,7 @@ class Http2Pool:
             self.endpoint.service.tls.remember(self.endpoint.address, offered, secured)
         if not connection.codec.streams:
             connection.idle_since_s = self.endpoint.service.plane.now_s
-            if connection.is_retired and not connection.is_closed:
+            if connection.is_retired and not connection.is_closed and not connection.reserved:
                 connection.end()  # this was its last stream
         self._serve()
 
@@ -78,17 +88,18 @@ class Http2Pool:
         connection.is_retired = True
         if connection in self._connections:
             self._connections.remove(connection)
-        if not connection.codec.streams:
+        if not (connection.codec.streams or connection.reserved or connection.is_closed):
             connection.end()
         self._connect_for_waiting()
 
     def close_idle(self, before_s: float) -> None:
         """Close connections without a stream since before then."""
         for connection in tuple(self._connections):
-            connection.codec.tick()
-            if not connection.codec.streams and connection.idle_since_s < before_s:
-                self._connections.remove(connection)
-                connection.end()
+            is_idle = not (connection.codec.streams or connection.reserved)
+            if is_idle and connection.idle_since_s < before_s:
+                self.retire(connection)
+        for connection in tuple(self._counted):
+            connection.check_time(self.endpoint.service.plane.now_s)
 
     def close(self) -> None:
         """Finish what is under way, and no more."""
@@ -120,8 +131,8 @@ class Http2Pool:
     def _connect_for_waiting(self) -> None:
         usage = self.endpoint.service.usage
         if self._waiting and not self._connecting and usage.may_connect:
-            if any(connection.room > 0 for connection in self._connections):
-                return
+            if any(each.room > 0 or each.codec.awaits_settings for each in self._connections):
+                return  # its settings may say that there is room for all
             usage.connections += 1
             self._connecting = True
             self.endpoint.service.plane.tasks.start(self._connect(), f"connect {self.endpoint.address}")
@@ -151,6 +162,8 @@ class Http2Pool:
                 if not connection.is_retired:
                     self._connections.append(connection)
             self._serve()
+            if not endpoint.is_known and not connection.is_closed:
+                self.retire(connection)  # discovery took it away while we were connecting
         plane.trampoline.drain()
 
     def _speaks_http1_only(self, connection: Http2Upstream) -> None:
@@ -174,13 +187,15 @@ class Http2Pool:
                     attempt.on_error(error)
 
     def _failed(self, error: ConnectFailed) -> None:
-        """Whoever waits fails with it: there is no other connection to wait for."""
+        """Whoever waits fails with it, unless there is another connection on which there may be room."""
         self._connecting = False
         usage = self.endpoint.service.usage
         usage.connections -= 1
         self.endpoint.service.connect_failed(self.endpoint)
+        if self._connections:
+            return
         waiting, self._waiting = self._waiting, deque()
         for attempt in waiting:
             usage.pending -= 1
             if not attempt.is_detached:
-                attempt.on_error(error)
+                attempt.on_error(type(error)(error.message, not_sent=True))

@@ -81,6 +81,8 @@ class Peer:
 
     def on_settings(self) -> None: ...
 
+    def on_stream_over(self) -> None: ...
+
     def on_goaway(self, code: int, message: bytes) -> None:
         self.heard.append(("goaway", code))
 

@@ -11,7 +11,7 @@ from mesh.http.headers import Headers
 from mesh.model.policy import AppProtocol
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
-from proxy.http2.codec import END_HEADERS, GOAWAY, HEADERS, PING, RST_STREAM
+from proxy.http2.codec import DATA, END_HEADERS, GOAWAY, HEADERS, PING, RST_STREAM
 from proxy.http2.downstream import Http2Downstream
 from proxy.http2.errors import ErrorCode
 from tests.support.http2 import FLOODS, GET, PREFACE, START, frame, frames, head, settings
@@ -168,6 +168,38 @@ async def test_a_stream_that_never_ends_its_request_is_reset_and_its_siblings_go
                 await asyncio.sleep(0.2)
         assert sum(kind == HEADERS for kind, *_ in whole_frames(data)) >= number // 2 - 2  # all but the last one or two
         assert not any(kind == GOAWAY for kind, *_ in whole_frames(data))
+        client.writer.transport.abort()
+
+
+async def test_pings_between_data_that_nobody_reads_the_answers_of_are_cut_off() -> None:
+    """CVE-2019-9512, with a byte of a body between them, which looks like traffic."""
+    async with http1_service() as m:
+        client = await m.connect()
+        client.writer.transport.pause_reading()
+        post: Headers = [(b":method", b"POST"), *GET[1:]]
+        client.send(START + head(1, post, END_HEADERS))
+        unit = frame(DATA, 0, 1, b"x") + frame(PING, 0, 0, b"12345678") * 4
+        most = await flood(m, client, lambda _: unit)
+        assert most < HELD_BYTES
+        await well(m)
+        client.writer.transport.abort()
+
+
+async def test_malformed_trailers_are_counted_like_any_reset_we_are_made_to_send() -> None:
+    """CVE-2025-8671: each stream begins a request at the program before it is found to be wrong."""
+    async with http1_service() as m:
+        client = await m.connect()
+        client.send(START)
+        post: Headers = [(b":method", b"POST"), *GET[1:]]
+
+        def piece(n: int) -> bytes:
+            number = 2 * n + 1
+            return head(number, post, END_HEADERS) + head(number, [(b"connection", b"close")])
+
+        await flood(m, client, piece)
+        await until(lambda: not any(isinstance(c, Http2Downstream) for c in m.outbound.connections), what="its end")
+        await until(lambda: not m.plane.exchanges, what="its exchanges to end")
+        assert len(m.programs["pay"][0].requests) < 2000
         client.writer.transport.abort()
 
 

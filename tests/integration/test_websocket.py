@@ -251,6 +251,25 @@ async def test_an_http2_client() -> None:
         client.writer.transport.abort()
 
 
+async def test_an_http2_client_is_never_told_that_a_tunnel_is_open_which_is_not() -> None:
+    """RFC 8441 §5: to a CONNECT any 2xx says that it is."""
+    async with mesh().service("pay", replies=[200, 200, 403]).start() as m:
+        for number, (protocol, status) in enumerate(((b"foo", b"501"), (b"websocket", b"502"), (b"websocket", b"502"))):
+            client = await m.connect()
+            fields: Headers = [
+                (b":method", b"CONNECT"), (b":protocol", protocol), (b":scheme", b"http"), (b":path", b"/"),
+                (b":authority", b"pay"), (b"sec-websocket-version", b"13"),
+            ]  # fmt: skip
+            client.send(PREFACE + settings() + frame(HEADERS, END_HEADERS, 1, octets.encode(fields)))
+            data = b""
+            async with asyncio.timeout(5):
+                while not any(kind == HEADERS for kind, *_ in frames(data)):
+                    data += await client.reader.read(1 << 16)
+            answer = next(payload for kind, _, _, payload in frames(data) if kind == HEADERS)
+            assert hpack.Decoder(1 << 16).decode(answer)[0] == (b":status", status), number
+            client.writer.transport.abort()
+
+
 async def test_an_endpoint_that_takes_no_tunnels_over_http2_is_not_asked() -> None:
     async def serve_http2(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(settings())

@@ -34,6 +34,8 @@ class Sink:
 
     def on_settings(self) -> None: ...
 
+    def on_stream_over(self) -> None: ...
+
 
 @given(fields, body, st.booleans(), st.sampled_from([1, 100, 16384, 65535, 2**20]))
 def test_h2_reads_what_we_send(extra: Headers, pieces: list[bytes], has_trailers: bool, window: int) -> None:  # noqa: FBT001

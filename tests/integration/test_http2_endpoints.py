@@ -1,0 +1,225 @@
+"""HTTP/2 endpoints that do what few do: each costs at most its own requests, and nobody hangs."""
+
+import asyncio
+import io
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from mesh.http.headers import Headers
+from mesh.model.policy import AppProtocol, Limits, ServicePolicy
+from mesh.model.service import Endpoint
+from proxy.http2.codec import DATA, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE
+from tests.support.http2 import frame
+from tests.support.http2_server import OK, Handler, Talk, head, http2_endpoint
+from tests.support.http2_server import Endpoint as RawEndpoint
+from tests.support.mesh import Mesh, mesh, name
+from tests.support.process import until
+
+
+@asynccontextmanager
+async def calling(
+    handler: Handler, *offered: tuple[int, int], limits: Limits | None = None
+) -> AsyncIterator[tuple[Mesh, RawEndpoint]]:
+    """A mesh whose service ``pay`` is such an endpoint, spoken to in HTTP/2 whatever the caller speaks."""
+    async with mesh().start() as m, http2_endpoint(handler, *offered) as endpoint:
+        m.plane.apply_endpoints(name("pay"), (Endpoint("raw", "127.0.0.1", endpoint.port),))
+        service = m.plane.services[name("pay")]
+        service.set_policy(ServicePolicy(name("pay"), app_protocol=AppProtocol.HTTP2, limits=limits or Limits()))
+        yield m, endpoint
+
+
+async def over(m: Mesh) -> None:
+    """Nothing is under way, and nothing is counted that is not there."""
+    await until(lambda: not m.plane.exchanges, what="the exchanges to end")
+    usage = m.plane.services[name("pay")].usage
+    assert (usage.requests, usage.pending) == (0, 0)
+
+
+async def answers(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+    talk.answer(stream)
+
+
+@pytest.mark.parametrize("code", [2, 7, 8])
+async def test_a_reset_is_retried_a_few_times_and_not_without_end(code: int) -> None:
+    async def reset_but_the_first(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+        if stream == 1:
+            talk.answer(stream)
+        else:
+            talk.send(frame(RST_STREAM, 0, stream, struct.pack(">L", code)))
+
+    async with calling(reset_but_the_first) as (m, endpoint):
+        assert (await m.get("pay")).status == 200
+        assert (await m.get("pay")).status == 503
+        assert endpoint.heads <= 4
+        await over(m)
+
+
+async def test_trailers_pass_and_bad_ones_end_the_request() -> None:
+    said: list[Headers] = [
+        [(b"grpc-status", b"0"), (b"x-request-id", b"abc"), (b"traceparent", b"x"), (b"via", b"1.1 other")],
+        [(b"Upper", b"case")],
+    ]
+
+    async def with_trailers(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+        talk.answer(stream, trailers=said.pop(0))
+
+    async with calling(with_trailers) as (m, _):
+        answer = await m.get("pay")
+        assert answer.trailers == [
+            ("grpc-status", "0"),
+            ("x-request-id", "abc"),
+            ("traceparent", "x"),
+            ("via", "1.1 other"),
+        ]
+        assert (await m.get("pay")).status == 502
+        await over(m)
+
+
+FRAMINGS = [
+    ("204 with an empty end", [(b":status", b"204")], b"", 204),
+    ("304 with a length", [(b":status", b"304"), (b"content-length", b"5")], b"", 304),
+    ("304 with a body", [(b":status", b"304")], b"abc", 502),
+    ("204 with a body", [(b":status", b"204")], b"abc", 502),
+    ("too short", [(b":status", b"200"), (b"content-length", b"5")], b"abc", 502),
+]
+
+
+@pytest.mark.parametrize(("fields", "body", "status"), [pytest.param(*row[1:], id=row[0]) for row in FRAMINGS])
+async def test_an_answer_never_runs_into_the_next(fields: Headers, body: bytes, status: int) -> None:
+    """On one HTTP/1.1 connection: either the answer is whole as its client reads it, or the connection ends."""
+
+    async def odd_then_good(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+        if len(talk.received) < 6 and stream == 1:
+            talk.answer(stream, body, fields)
+        else:
+            talk.answer(stream, b"second", [*OK, (b"content-length", b"6")])
+
+    async with calling(odd_then_good) as (m, _):
+        client = await m.connect()
+        client.send(b"GET / HTTP/1.1\r\nhost: pay\r\n\r\n")
+        first = await client.receive()
+        assert (first.status, b"second" in first.body) == (status, False)
+        client.send(b"GET / HTTP/1.1\r\nhost: pay\r\n\r\n")
+        assert (await client.receive()).body == b"second"
+
+
+async def test_no_body_where_the_length_says_one() -> None:
+    async def ends_at_once(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+        talk.send(head(stream, [*OK, (b"content-length", b"5")], ended=True))
+
+    async with calling(ends_at_once) as (m, _):
+        assert (await m.get("pay")).status == 502
+        assert (await m.get("pay", method="HEAD")).get("content-length") == "5"
+
+
+async def test_who_waits_for_a_stream_gets_it_when_one_ends() -> None:
+    async def slowly(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+        asyncio.get_running_loop().call_later(0.02, talk.answer, stream)
+
+    async with calling(slowly, (3, 1), limits=Limits(max_connections=1)) as (m, endpoint):
+        found = await asyncio.gather(*(m.get("pay") for _ in range(20)))
+        assert [answer.status for answer in found] == [200] * 20
+        assert len(endpoint.talks) == 1
+        await over(m)
+
+
+async def test_a_connection_that_goes_away_is_left_and_closed() -> None:
+    async def last_one(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+        talk.send(frame(GOAWAY, 0, 0, struct.pack(">LL", stream, 0)))
+        talk.answer(stream)
+
+    async with calling(last_one) as (m, endpoint):
+        for _ in range(5):
+            assert (await m.get("pay")).status == 200
+        assert len(endpoint.talks) == 5
+        await until(lambda: m.plane.services[name("pay")].usage.connections == 0, what="all five to be closed")
+
+
+async def test_credit_in_small_pieces_is_no_flood() -> None:
+    """As a server gives it that reads a file's worth 4 KiB at a time."""
+    size = 16 * 1024 * 1024
+
+    async def take(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+        taken = 0
+        while taken < size:
+            start = await talk.reader.readexactly(9)
+            payload = await talk.reader.readexactly(int.from_bytes(start[:3], "big"))
+            if start[3] != DATA:
+                continue
+            taken += len(payload)
+            for begin in range(0, len(payload), 4096):
+                credit = struct.pack(">L", min(4096, len(payload) - begin))
+                talk.send(frame(WINDOW_UPDATE, 0, stream, credit), frame(WINDOW_UPDATE, 0, 0, credit))
+            await talk.writer.drain()
+        talk.answer(stream)
+
+    async with calling(take) as (m, _), aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{m.port}/"
+        async with (
+            asyncio.timeout(30),
+            session.post(url, data=io.BytesIO(b"x" * size), headers={"host": "pay"}) as answer,
+        ):
+            assert answer.status == 200
+        await over(m)
+
+
+async def test_an_endpoint_that_is_gone_without_a_word_is_found_out() -> None:
+    """Its connection stays and nothing comes: after a timeout it is asked whether anybody is there (PING)."""
+
+    async def silent_after_the_first(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+        if stream == 1:
+            talk.answer(stream)
+        else:
+            await asyncio.Event().wait()  # it reads no more, PING neither
+
+    async with calling(silent_after_the_first) as (m, endpoint):
+        assert (await m.get("pay")).status == 200
+
+        async def asked_again() -> bool:
+            client = await m.connect()
+            client.send(b"GET / HTTP/1.1\r\nhost: pay\r\n\r\n")
+            try:
+                async with asyncio.timeout(0.3):
+                    return (await client.receive()).status == 200
+            except TimeoutError:
+                client.writer.transport.abort()  # as its caller gives up
+                return False
+
+        await until(asked_again, what="another connection", timeout_s=15)
+        assert len(endpoint.talks) == 2
+
+
+async def test_a_large_head_is_refused_before_it_breaks_its_siblings() -> None:
+    async def slowly(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+        asyncio.get_running_loop().call_later(0.3, talk.answer, stream)
+
+    async with calling(slowly, (6, 8192)) as (m, _):
+        assert (await m.get("pay")).status == 200
+        siblings = asyncio.gather(*(m.get("pay") for _ in range(5)))
+        await asyncio.sleep(0.05)
+        assert (await m.get("pay", headers=["x-large: " + "a" * 10_000])).status == 431
+        assert [answer.status for answer in await siblings] == [200] * 5
+        await over(m)
+
+
+async def test_an_endpoint_that_breaks_a_rule_and_reads_nothing_holds_nobody_up() -> None:
+    async def break_it(talk: Talk, stream: int, ended: bool) -> None:  # noqa: FBT001 - a handler
+        if ended:
+            return  # never answered
+        talk.send(frame(HEADERS, 4, 2, b""))  # a stream of its own: never allowed
+        await asyncio.Event().wait()
+
+    async with calling(break_it) as (m, _):
+        sibling = asyncio.gather(m.get("pay", method="DELETE"))
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            client = await m.connect()
+            client.send(b"POST / HTTP/1.1\r\nhost: pay\r\ncontent-length: 10000000\r\n\r\n" + b"x" * 500_000)
+            assert (await client.receive()).status == 502
+            assert (await sibling)[0].status in (502, 503)
+        client.writer.transport.abort()
+        await until(lambda: m.plane.services[name("pay")].usage.connections == 0, what="the connection to end")
