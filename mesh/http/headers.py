@@ -67,9 +67,12 @@ class Fields:
 
     def append_line(self, line: bytes) -> None:
         """Put a field behind the others, given as a line."""
-        self._pairs = None if self._lines is not None else [*self.pairs, *Fields(lines=[line]).pairs]
         if self._lines is not None:
+            self._pairs = None
             self._lines.append(line)
+        else:
+            name, _, value = line.partition(b":")
+            self._pairs = [*self.pairs, (name.lower(), value.strip(b" \t"))]
 
     def remove(self, names: Collection[bytes]) -> None:
         """Take out all fields of these names (lower case)."""

@@ -90,6 +90,38 @@ static PyObject *join_data(PyObject *Py_UNUSED(module), PyObject *const *args, P
     return Py_BuildValue("(Nnn)", joined, end, empty);
 }
 
+static PyObject *frame(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 4 || !PyBytes_Check(args[3])) {
+        PyErr_SetString(PyExc_TypeError, "frame(kind: int, flags: int, number: int, payload: bytes)");
+        return NULL;
+    }
+    long kind = PyLong_AsLong(args[0]), flags = PyLong_AsLong(args[1]);
+    long long number = PyLong_AsLongLong(args[2]);
+    if (PyErr_Occurred())
+        return NULL;
+    Py_ssize_t size = PyBytes_GET_SIZE(args[3]);
+    if (kind < 0 || kind > 255 || flags < 0 || flags > 255 || number < 0 || number > 0x7fffffff || size > 0xffffff) {
+        PyErr_SetString(PyExc_ValueError, "that is more than a frame has room for");
+        return NULL;
+    }
+    PyObject *made = PyBytes_FromStringAndSize(NULL, FRAME_HEAD + size);
+    if (made == NULL)
+        return NULL;
+    unsigned char *to = (unsigned char *)PyBytes_AS_STRING(made);
+    to[0] = (unsigned char)(size >> 16);
+    to[1] = (unsigned char)(size >> 8);
+    to[2] = (unsigned char)size;
+    to[3] = (unsigned char)kind;
+    to[4] = (unsigned char)flags;
+    to[5] = (unsigned char)(number >> 24);
+    to[6] = (unsigned char)(number >> 16);
+    to[7] = (unsigned char)(number >> 8);
+    to[8] = (unsigned char)number;
+    memcpy(to + FRAME_HEAD, PyBytes_AS_STRING(args[3]), (size_t)size);
+    return made;
+}
+
 /* --- header blocks ------------------------------------------------------------------------------------------------ */
 
 /* A field as a pair of bytes objects, borrowed; 0 and an exception where it is none. */
@@ -206,6 +238,52 @@ static PyObject *pairs(PyObject *Py_UNUSED(module), PyObject *fields)
     return made;
 }
 
+static PyObject *split_lines(PyObject *Py_UNUSED(module), PyObject *lines)
+{
+    if (!PyList_Check(lines)) {
+        PyErr_SetString(PyExc_TypeError, "split_lines(lines: list)");
+        return NULL;
+    }
+    Py_ssize_t count = PyList_GET_SIZE(lines);
+    PyObject *made = PyList_New(count);
+    for (Py_ssize_t i = 0; made != NULL && i < count; i++) {
+        PyObject *line = PyList_GET_ITEM(lines, i);
+        if (!PyBytes_Check(line)) {
+            PyErr_SetString(PyExc_TypeError, "a line is bytes");
+            Py_CLEAR(made);
+            break;
+        }
+        const char *text = PyBytes_AS_STRING(line), *at = text;
+        Py_ssize_t size = PyBytes_GET_SIZE(line);
+        while ((at = memchr(at, ':', (size_t)(text + size - at))) != NULL && (at + 1 == text + size || at[1] != ' '))
+            at++;
+        PyObject *pair = at == NULL ? Py_BuildValue("(Oy)", line, "")
+                                    : Py_BuildValue("(y#y#)", text, (Py_ssize_t)(at - text), at + 2,
+                                                    (Py_ssize_t)(text + size - at - 2));
+        if (pair == NULL)
+            Py_CLEAR(made);
+        else
+            PyList_SET_ITEM(made, i, pair);
+    }
+    return made;
+}
+
+static PyObject *list_bytes(PyObject *Py_UNUSED(module), PyObject *fields)
+{
+    if (!PyList_Check(fields)) {
+        PyErr_SetString(PyExc_TypeError, "list_bytes(fields: list)");
+        return NULL;
+    }
+    PyObject *name, *value;
+    Py_ssize_t size = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(fields); i++) {
+        if (!as_pair(PyList_GET_ITEM(fields, i), &name, &value))
+            return NULL;
+        size += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 32;
+    }
+    return PyLong_FromSsize_t(size);
+}
+
 static int is_good_name(const unsigned char *name, Py_ssize_t size)
 {
     Py_ssize_t i = size && name[0] == ':';
@@ -250,6 +328,9 @@ static PyObject *is_well_formed(PyObject *Py_UNUSED(module), PyObject *fields)
 
 static PyMethodDef functions[] = {
     {"join_data", (PyCFunction)(void (*)(void))join_data, METH_FASTCALL, "See proxy/http2/octets.py."},
+    {"frame", (PyCFunction)(void (*)(void))frame, METH_FASTCALL, "See proxy/http2/octets.py."},
+    {"split_lines", split_lines, METH_O, "See proxy/http2/octets.py."},
+    {"list_bytes", list_bytes, METH_O, "See proxy/http2/octets.py."},
     {"encode", encode, METH_O, "See proxy/http2/octets.py."},
     {"pairs", pairs, METH_O, "See proxy/http2/octets.py."},
     {"is_well_formed", is_well_formed, METH_O, "See proxy/http2/octets.py."},

@@ -23,6 +23,7 @@ from mesh.http.headers import Headers
 from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault
 from proxy.http2.hpack import NO_TABLE, Decoder
 from proxy.http2.octets import HEADER_LIST_BYTES, encode, join_data
+from proxy.http2.octets import frame as _frame
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -781,11 +782,6 @@ class Connection:
         self._resets -= 1
         if self._resets < 0:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a flood of streams that are reset")
-
-
-def _frame(kind: int, flags: int, number: int, payload: bytes) -> bytes:
-    size = len(payload)
-    return _HEAD.pack(size >> 16, size & 0xFFFF, kind, flags, number) + payload
 
 
 def _unpadded(payload: bytes, least: int = 0) -> bytes:

@@ -30,6 +30,7 @@ class Http2Connection(asyncio.Protocol):
         self._is_dirty = False
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.codec = Connection(self, is_server=self.is_server)
+        self.is_tls = False
         self.is_writable = True
         self.is_closed = False
         self.fault: ConnectionFault | None = None
@@ -38,13 +39,9 @@ class Http2Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
         self.transport = cast("asyncio.Transport", transport)
+        self.is_tls = transport.get_extra_info("ssl_object") is not None
         self.touch()
         self._trampoline.drain()
-
-    @property
-    def is_tls(self) -> bool:
-        """It is a TLS connection."""
-        return self.transport.get_extra_info("ssl_object") is not None
 
     def data_received(self, data: bytes) -> None:
         """Bytes of frames."""

@@ -19,7 +19,7 @@ from mesh.http.outcome import (
     UriTooLong,
 )
 from proxy.http2.errors import ErrorCode, StreamFault
-from proxy.http2.octets import HEADER_LIST_BYTES, is_well_formed, list_bytes
+from proxy.http2.octets import HEADER_LIST_BYTES, is_well_formed, list_bytes, split_lines
 from proxy.websocket import KEY
 
 MAX_COUNT = 100  # as in HTTP/1.1
@@ -152,9 +152,7 @@ def request_fields(head: RequestHead, added: list[bytes], scheme: bytes = b"http
         fields = [(b":method", b"CONNECT"), (b":protocol", head.upgrade)]
         plain = [pair for pair in plain if pair[0] != KEY]  # RFC 8441 §5: there is none
     fields += [(b":scheme", scheme), (b":path", head.target), (b":authority", head.authority), *plain]
-    for line in added:
-        name, _, value = line.partition(b": ")
-        fields.append((name, value))
+    fields += split_lines(added)
     if head.content_length is not None:
         fields.append((b"content-length", b"%d" % head.content_length))
     if head.wants_trailers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from struct import Struct
 from typing import Any
 
 from mesh.http.headers import Headers
@@ -35,6 +36,7 @@ _NAMES = {name: index for index, (name, _) in reversed(tuple(enumerate(STATIC, 1
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _CONTROLS = bytes(c for c in range(0x20) if c != 0x09) + b"\x7f"
 _BLANKS = (b" ", b"\t")
+_HEAD = Struct(">BHBBL")
 
 
 def join_data(buffer: bytes, position: int, /) -> tuple[bytes, int, int]:
@@ -70,6 +72,22 @@ def pairs(fields: list[Any], /) -> Headers:
     return [(field[0], field[1]) for field in fields]
 
 
+def frame(kind: int, flags: int, number: int, payload: bytes, /) -> bytes:
+    """A frame (RFC 9113 §4.1). The payload is at most 2^24-1 bytes, the stream's number at most 2^31-1."""
+    size = len(payload)
+    return _HEAD.pack(size >> 16, size & 0xFFFF, kind, flags, number) + payload
+
+
+def split_lines(lines: list[bytes], /) -> Headers:
+    """(name, value) of each line ``name: value``."""
+    return [(name, value) for name, _, value in [line.partition(b": ") for line in lines]]
+
+
+def list_bytes(fields: Headers, /) -> int:
+    """The size of a header list (RFC 9113 §6.5.2)."""
+    return sum([len(name) + len(value) + 32 for name, value in fields])
+
+
 def is_well_formed(fields: Headers, /) -> bool:
     """Tell whether names and values are as RFC 9113 §8.2.1 wants them, and HEADER_LIST_BYTES in all at most.
 
@@ -83,11 +101,6 @@ def is_well_formed(fields: Headers, /) -> bool:
         if value[:1] in _BLANKS or value[-1:] in _BLANKS or len(value.translate(None, _CONTROLS)) != len(value):
             return False
     return True
-
-
-def list_bytes(fields: Headers) -> int:
-    """The size of a header list (RFC 9113 §6.5.2)."""
-    return sum([len(name) + len(value) + 32 for name, value in fields])
 
 
 def _encode_field(pair: tuple[bytes, bytes]) -> bytes:
@@ -126,7 +139,8 @@ if not os.environ.get("MESH_PURE_PYTHON"):
     except ImportError:
         pass
     else:
-        join_data, encode, pairs, is_well_formed = (
-            _octets.join_data, _octets.encode, _octets.pairs, _octets.is_well_formed,
+        join_data, encode, pairs, is_well_formed, frame, split_lines, list_bytes = (
+            _octets.join_data, _octets.encode, _octets.pairs, _octets.is_well_formed, _octets.frame,
+            _octets.split_lines, _octets.list_bytes,
         )  # fmt: skip
         IS_COMPILED = True

@@ -81,6 +81,21 @@ def test_frames_are_joined_alike_wherever_the_bytes_end(data: bytes, cut: int, p
 
 
 @needs_compiled
+@given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**31 - 1), st.binary(max_size=300))
+def test_frames_are_the_same(kind: int, flags: int, number: int, payload: bytes) -> None:
+    assert octets.frame(kind, flags, number, payload) == PYTHON.frame(kind, flags, number, payload)
+
+
+@needs_compiled
+@given(
+    st.lists(st.binary(max_size=12) | st.sampled_from([b"via: 1.1 x", b"a:b: c", b"a: b: c", b"a:", b": ", b":: x"]))
+)
+def test_lines_are_split_alike(lines: list[bytes]) -> None:
+    assert octets.split_lines(lines) == PYTHON.split_lines(lines)
+    assert octets.list_bytes(PYTHON.split_lines(lines)) == PYTHON.list_bytes(PYTHON.split_lines(lines))
+
+
+@needs_compiled
 @given(st.lists(st.tuples(st.binary(max_size=3), st.binary(max_size=3), st.booleans()), max_size=4))
 def test_pairs_are_the_same(triples) -> None:
     assert octets.pairs(triples) == PYTHON.pairs(triples)
@@ -99,6 +114,12 @@ def test_pairs_are_the_same(triples) -> None:
         lambda: octets.join_data(b"x" * 20, 12),
         lambda: octets.join_data(b"x" * 20, -1),
         lambda: octets.pairs([1]),
+        lambda: octets.frame(256, 0, 1, b""),
+        lambda: octets.frame(0, 0, 2**31, b""),
+        lambda: octets.frame(0, 0, -1, b""),
+        lambda: octets.frame(0, 0, 1, "text"),
+        lambda: octets.split_lines(["text"]),
+        lambda: octets.list_bytes([1]),
     ],
 )
 def test_what_is_no_list_of_fields_is_an_error_and_no_crash(call) -> None:
