@@ -18,8 +18,8 @@ MAX_TWIN_DIFFERENCE_P99 = 0.10
 
 Load = Literal["wrk", "grpc-unary", "grpc-stream"]
 """What drives a proxy: wrk speaks HTTP/1.1, our own gRPC client (unary calls, or one stream of messages) HTTP/2."""
-Behind = Literal["http1", "http2", "grpc"]
-"""What the upstreams are: nginx by either version, or our own gRPC program."""
+Behind = Literal["http1", "http2", "grpc", "tcp"]
+"""What the upstreams are: nginx by either version, our own gRPC program, or nginx of which only the bytes are seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,5 +88,14 @@ HTTP2_CASES = (
         connections=1,
     ),
     HttpCase("http1-to-http2", "as http1-full, but the upstreams speak HTTP/2", 0.8, behind="http2"),
+    HttpCase(
+        "tcp-bytes",
+        "as http1-1mib, but only TCP is seen, on connections that stay",
+        0.85,
+        Traffic(body="1mib"),
+        connections=16,
+        behind="tcp",
+    ),
+    HttpCase("tcp-connections", "a new TCP connection for each request", 1.1, Traffic(closes=True), behind="tcp"),
 )
 LOW_LOAD = LowLoadCase()

@@ -52,7 +52,7 @@ def _bootstrap(site: Site) -> dict[str, Any]:
     http2 = {"@type": f"{_V3}.extensions.upstreams.http.v3.HttpProtocolOptions",
              "explicit_http_config": {"http2_protocol_options": {}}}  # fmt: skip
     spoken: dict[str, Any] = {"typed_extension_protocol_options": {_HTTP_OPTIONS: http2}}
-    behind = {} if site.behind == "http1" else spoken
+    behind = {} if site.behind in ("http1", "tcp") else spoken
     clusters = [
         _cluster(version, ports, lb_policy="LEAST_REQUEST", **behind) for version, ports in site.versions.items()
     ]
@@ -68,7 +68,20 @@ def _bootstrap(site: Site) -> dict[str, Any]:
     }
 
 
+def _tcp_listener(site: Site) -> dict[str, Any]:
+    proxy = {
+        "@type": f"{_V3}.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "bench",
+        "max_connect_attempts": RETRIES + 1,
+        "weighted_clusters": {"clusters": [{"name": name, "weight": weight} for name, weight in WEIGHTS.items()]},
+    }
+    chain = {"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}]}
+    return {"name": "bench", "address": _address(site.port), "filter_chains": [chain]}
+
+
 def _listener(site: Site) -> dict[str, Any]:
+    if site.behind == "tcp":
+        return _tcp_listener(site)
     manager = {
         "@type": f"{_V3}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "bench",

@@ -22,6 +22,12 @@ def command(site: Site) -> Command:
         "services": {SERVICE: endpoints(site)},
         "routes": [route(), *policies(site)],
     }
+    if site.behind == "tcp":
+        settings |= {
+            "outbound": "127.0.0.1:0",
+            "upstreams": {SERVICE: f"{site.port}/tcp"},
+            "routes": [tcp_route()],
+        }
     if site.access_log is not None:
         settings |= {"access-log": "all", "access-log-format": "json", "access-log-path": str(site.access_log)}
     path.write_text(json.dumps(settings))  # JSON is YAML
@@ -57,10 +63,23 @@ def endpoints(site: Site) -> list[dict[str, Any]]:
 
 def policies(site: Site) -> list[dict[str, Any]]:
     """A ServicePolicy that says what the upstreams speak, where it is not HTTP/1.1."""
-    if site.behind == "http1":
+    if site.behind in ("http1", "tcp"):
         return []
     policy = {"apiVersion": "mesh.sidemesh.dev/v1", "kind": "ServicePolicy", "metadata": {"name": SERVICE}}
     return [policy | {"spec": {"appProtocol": site.behind}}]
+
+
+def tcp_route() -> dict[str, Any]:
+    """A TCPRoute that splits connections between the versions."""
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1alpha2",
+        "kind": "TCPRoute",
+        "metadata": {"name": SERVICE},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": SERVICE}],
+            "rules": [{"backendRefs": [_backend(SERVICE, version, weight) for version, weight in WEIGHTS.items()]}],
+        },
+    }
 
 
 def route(service: str = SERVICE, name: str = SERVICE, rules: int = ROUTES) -> dict[str, Any]:
