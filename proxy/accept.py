@@ -58,6 +58,7 @@ class PeekingServer:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._silent: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._shaking_hands = 0
         sock.setblocking(False)
         sock.listen(BACKLOG)
         self._loop.add_reader(sock.fileno(), self._accept)
@@ -91,7 +92,8 @@ class PeekingServer:
             self._loop.add_reader(self._sock.fileno(), self._accept)
 
     def _peek_at(self, connection: socket.socket) -> None:
-        if len(self._silent) >= self._listener.max_connections:
+        under_way = len(self._silent) + self._shaking_hands + len(self._listener.connections)
+        if under_way >= self._listener.max_connections:
             self._listener.refused_connections += 1
             connection.close()
             return
@@ -115,6 +117,7 @@ class PeekingServer:
     async def _hand_over(self, connection: socket.socket, *, is_tls: bool) -> None:
         tls = self._listener.tls
         factory = partial(TlsAccepted, self._listener) if is_tls else partial(protocol_for, self._listener)
+        self._shaking_hands += 1
         try:
             await self._loop.connect_accepted_socket(
                 factory,
@@ -126,6 +129,8 @@ class PeekingServer:
             self._listener.failed_handshakes += 1
             logger.info("%s: a client was turned away: %s", self._listener.name, explain(error))
             connection.close()
+        finally:
+            self._shaking_hands -= 1
 
     def _give_up(self, connection: socket.socket) -> None:
         self._forget(connection)

@@ -202,6 +202,29 @@ async def test_clients_that_say_nothing_or_no_tls_cost_little(authority: Authori
         assert listener.failed_handshakes == 1
 
 
+async def test_handshakes_that_never_end_are_bounded_too(authority: Authority) -> None:
+    async with inbound(ServerSettings((pair(authority.issue("pay")),))) as (m, listener, port):
+        listener.max_connections = 6
+        stalled = [await m.connect(port) for _ in range(6)]
+        for client in stalled[:3]:
+            client.send(b"\x16\x03\x01\x02\x00")  # a ClientHello that never comes
+        await asyncio.sleep(0.1)
+        seventh = await m.connect(port)
+        assert await seventh.ended()
+        assert listener.refused_connections == 1
+        for client in stalled:
+            client.writer.transport.abort()
+        await until(lambda: not listener.plane.exchanges, what="nothing to be left")
+
+        async def is_served() -> bool:
+            try:
+                return (await fetch(port, trusting(authority)))[0] == 200
+            except (OSError, IndexError):
+                return False
+
+        await until(is_served, what="room again")
+
+
 async def test_grpc_over_tls(authority: Authority) -> None:
     async with mesh().start() as m, echo_server() as (_, port), AsyncExitStack() as stack:
         listener = inbound_listener(m.plane, "echo-0", port, ConnectionLimits())
