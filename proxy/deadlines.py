@@ -108,7 +108,10 @@ class Deadlines:
                 self.add(timed, now)
                 continue
             timed.deadline_s = 0.0
-            timed.on_deadline()
+            try:
+                timed.on_deadline()
+            except Exception:
+                logger.exception("a deadline failed: %r", timed)
         self._arm()
         self._drain()
 
@@ -128,7 +131,10 @@ class Deadlines:
         if now >= self._next_second:
             self._next_second = now + 1.0
             for connection in tuple(self.connections):
-                connection.check_time(now)
+                try:
+                    connection.check_time(now)
+                except Exception:
+                    logger.exception("a look at a connection failed: %r", connection)
             for beat in self.each_second:
                 try:
                     beat(now)

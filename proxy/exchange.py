@@ -211,6 +211,8 @@ class Exchange:
                 else:
                     self.retries += 1
                     tried += (endpoint,)
+                    if body is not None:
+                        body.detach()  # what comes meanwhile is kept for the next attempt, and bounded
                     yield from self._backoff(self._wait_s(rule, attempt))
 
             # Commit to the answer and see it through to its end.
@@ -408,7 +410,8 @@ class Exchange:
         assert outcome is not None  # noqa: S101 - called with the outcome of an attempt
         grpc_status: int | None = None
         idempotent = self.request.is_idempotent
-        if isinstance(outcome, UpstreamReset) and attempt.reused and self._may_send_again(idempotent=idempotent):
+        is_stale = isinstance(outcome, UpstreamReset) and attempt.reused and self.resends == self.retries  # once
+        if is_stale and self._may_send_again(idempotent=idempotent):
             return STALE_CONNECTION
         if self.request.grpc is not None:
             if attempt.error is not None:

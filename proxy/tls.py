@@ -135,7 +135,7 @@ class ClientTls:
 
     def remember(self, address: str, protocols: tuple[str, ...], connection: Any) -> None:  # noqa: ANN401 - an SSLObject
         """Keep a connection's session for the next one. In TLS 1.3 it comes after the handshake: ask late."""
-        session = connection.session
+        session = connection.session if connection is not None else None  # None: made in clear text, before the policy
         if session is not None and connection.context is self._contexts.get(protocols):
             self._sessions[address, protocols] = session
             if len(self._sessions) > MAX_SESSIONS:

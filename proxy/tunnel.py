@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from proxy.trampoline import Trampoline
     from proxy.upstream.endpoint import UpstreamEndpoint
 
+TLS_LINGER_S = 2.0
+"""How long a TLS endpoint may be silent, once its client has sent all, before its connection is closed."""
+
 
 class TunnelEnd(asyncio.Protocol):
     """What both ends share: writing, and closing one direction once what was written has gone out."""
@@ -105,13 +108,13 @@ class TunnelDownstream(TunnelEnd):
         """The client sends no more, and may still read."""
         self.end_of_client()
         self._plane.trampoline.drain()
-        return True
+        return not self.is_tls  # TLS closes both directions
 
     def end_of_client(self) -> None:
         """Its direction is over."""
         if not self.body.ended:
             self.body.on_end([])
-            if self.exchange is not None:
+            if self.exchange is not None and self.exchange.answered:  # before that it waits for something else
                 self.exchange.post(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -139,14 +142,15 @@ class TunnelDownstream(TunnelEnd):
 
     def check_time(self, now: float) -> None:
         """End a tunnel in which nothing has moved for long (once a second)."""
-        idle_s = self._listener.limits.tunnel_idle_s
-        if now - self._last_s > idle_s:
-            if self.exchange is None:
-                self.transport.abort()
-            else:
-                self._last_s = now
-                self.exchange.post(TunnelIdle(f"nothing passed in either direction for {idle_s:g} s"))
-                self._plane.trampoline.drain()
+        limits = self._listener.limits
+        idle_s = limits.tunnel_idle_s
+        if self.exchange is None:
+            if now - self._last_s > min(idle_s, limits.stall_s):
+                self.transport.abort()  # it does not take the last bytes
+        elif now - self._last_s > idle_s:
+            self._last_s = now
+            self.exchange.post(TunnelIdle(f"nothing passed in either direction for {idle_s:g} s"))
+            self._plane.trampoline.drain()
 
     # --- the exchange's side ----------------------------------------------------------------------------------------
 
@@ -199,7 +203,7 @@ class TunnelDownstream(TunnelEnd):
 class TunnelUpstream(TunnelEnd):
     """The endpoint's end. See ``ports.UpstreamStream``."""
 
-    __slots__ = ("_attempt", "_connection", "_endpoint", "_has_ended", "_trampoline")
+    __slots__ = ("_attempt", "_connection", "_endpoint", "_has_ended", "_is_silent", "_trampoline")
 
     def __init__(
         self,
@@ -216,11 +220,13 @@ class TunnelUpstream(TunnelEnd):
         self._connection = connection
         self._attempt: Attempt | None = attempt
         self._has_ended = False
+        self._is_silent = False
 
     # --- the transport's side ---------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the endpoint."""
+        self._is_silent = False
         if self._attempt is not None:
             self._attempt.on_data(data)
             if self._trampoline.dirty or self._trampoline.ready:
@@ -230,15 +236,16 @@ class TunnelUpstream(TunnelEnd):
         """The endpoint sends no more, and may still read."""
         self._end()
         self._trampoline.drain()
-        return True
+        return not self.is_tls  # TLS closes both directions
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed, by either side."""
         self._connection.connection_lost(exc)  # the pool's books
-        if exc is not None and self._attempt is not None:
-            attempt, self._attempt = self._attempt, None
-            attempt.on_error(UpstreamReset(f"{self._endpoint} reset the connection ({exc})"))
-        self._end()
+        if exc is None and not self._has_ended:
+            self._end()
+        elif exc is not None:
+            self._lost(f"reset ({exc})")
+        # Else a TLS endpoint closed both directions in order. Like a TCP peer, its client learns by sending more.
         self._trampoline.drain()
 
     def pause_writing(self) -> None:
@@ -250,7 +257,7 @@ class TunnelUpstream(TunnelEnd):
     def resume_writing(self) -> None:
         """It has caught up."""
         self.is_writable = True
-        if self._closes_when_empty:
+        if self._closes_when_empty and not self.is_tls:
             self.half_close()
         elif self._attempt is not None:
             self._attempt.on_writable(writable=True)
@@ -263,12 +270,18 @@ class TunnelUpstream(TunnelEnd):
 
     def send_data(self, piece: bytes) -> None:
         """See ports.UpstreamStream."""
-        self.write(piece)
+        if self.transport.is_closing():
+            asyncio.get_running_loop().call_soon(self._lost, "closed")  # not from under the exchange's feet
+        else:
+            self.transport.write(piece)
 
     def send_end(self, trailers: Headers) -> None:
         """See ports.UpstreamStream."""
         del trailers
-        self.half_close()
+        if self.is_tls:
+            self._linger()
+        else:
+            self.half_close()
 
     def pause(self) -> None:
         """See ports.UpstreamStream."""
@@ -284,8 +297,25 @@ class TunnelUpstream(TunnelEnd):
             else:
                 self.transport.abort()
 
-    def _end(self) -> None:
-        self._has_ended = True
+    def _linger(self) -> None:
+        """The client of a TLS endpoint has ended, of which TLS cannot tell it here: close once it falls silent."""
+        if self._is_silent or self._has_ended:
+            self.transport.close()  # what was written still goes out
+        else:
+            self._is_silent = True
+            self._closes_when_empty = True
+            asyncio.get_running_loop().call_later(TLS_LINGER_S, self._linger)
+
+    def _lost(self, how: str) -> None:
+        """The endpoint takes no more of what its client sends."""
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
-            attempt.on_end([])
+            attempt.on_error(UpstreamReset(f"{self._endpoint} {how} the connection before its client had ended"))
+            self._trampoline.drain()
+
+    def _end(self) -> None:
+        """Its direction is over; the attempt goes on to hear of the other one."""
+        if not self._has_ended:
+            self._has_ended = True
+            if self._attempt is not None:
+                self._attempt.on_end([])

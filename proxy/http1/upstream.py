@@ -44,6 +44,7 @@ class Http1Upstream(asyncio.Protocol):
         "_websocket_key",
         "attempt",
         "endpoint",
+        "generation",
         "idle_since_s",
         "is_closed",
         "served",
@@ -57,6 +58,8 @@ class Http1Upstream(asyncio.Protocol):
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.attempt: Attempt | None = None
         self.idle_since_s = 0.0
+        self.generation = 0
+        """The endpoint's when it was made."""
         self.is_closed = False
         self.served = 0
         self._buffer = b""
@@ -81,6 +84,7 @@ class Http1Upstream(asyncio.Protocol):
         self._request_ended = ended
         self._informational = 0
         self._upgrade = head.upgrade
+        self._websocket_key = b""
         if head.upgrade == WEBSOCKET and head.header(KEY) is None:
             self._websocket_key = new_key()  # the client spoke HTTP/2, which has none (RFC 8441 §5)
             added.append(b"%b: %b" % (KEY, self._websocket_key))

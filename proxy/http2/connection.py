@@ -28,6 +28,7 @@ class Http2Connection(asyncio.Protocol):
         """Not connected yet."""
         self._trampoline = trampoline
         self._is_dirty = False
+        self._made = False
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.codec = Connection(self, is_server=self.is_server)
         self.is_tls = False
@@ -39,6 +40,7 @@ class Http2Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
         self.transport = cast("asyncio.Transport", transport)
+        self._made = True
         self.is_tls = transport.get_extra_info("ssl_object") is not None
         self.touch()
         self._trampoline.drain()
@@ -83,6 +85,8 @@ class Http2Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Send what has collected, in one write."""
         self._is_dirty = False
+        if not self._made:
+            return  # what has collected goes out with the connection's first callback
         data = self.codec.take()
         if data and not self.transport.is_closing():
             self.transport.write(data)

@@ -42,6 +42,11 @@ class Http2Downstream(Http2Connection):
         self._pings_before = 0
         self._paused_s = 0.0
 
+    @property
+    def now_s(self) -> float:
+        """The time of the last sweep."""
+        return self._plane.now_s
+
     @classmethod
     def take_over(cls, listener: Listener, before: Http1Downstream, data: bytes) -> None:
         """Go on with a connection that has turned out to speak HTTP/2; ``data`` is what has come of it."""
@@ -165,6 +170,7 @@ class DownstreamStream:
         if request.upgrade is not None:
             self.body = RequestBody(self, keeps=False)  # of the tunnel, if it comes to one
             self._is_tunnel = True
+            self._moved_s = self._connection.now_s
         elif request.has_body:
             self.body = RequestBody(self)
         self.exchange = Exchange(listener, self, request, None if self._is_tunnel else self.body)
@@ -183,6 +189,8 @@ class DownstreamStream:
 
     def on_data(self, piece: bytes) -> None:
         """A piece of the request's body."""
+        if self._is_tunnel:
+            self._moved_s = self._connection.now_s
         if self.body is not None:
             self.body.on_data(piece)
 
@@ -190,7 +198,7 @@ class DownstreamStream:
         """The request is complete."""
         if self.body is not None:
             self.body.on_end([])
-            if self._is_tunnel and self.exchange is not None:
+            if self._is_tunnel and self.exchange is not None and self.exchange.answered:
                 self.exchange.post(None)
 
     def on_reset(self, code: int, *, is_unprocessed: bool) -> None:
@@ -213,11 +221,15 @@ class DownstreamStream:
         stream, exchange = self._stream, self.exchange
         is_owed = not (stream.remote_ended or stream.is_paused or exchange is None or exchange.answered)
         waits_for_client = is_owed or bool(stream.pending)  # once it is answered, a client may be silent for ever
-        is_watched = waits_for_client or self._is_tunnel
-        state = (stream.received, stream.send_window, stream.pending_bytes) if is_watched else None
-        if state is None or state != self._last_state:
-            self._last_state, self._moved_s = state, now
-        elif now - self._moved_s > (limits.stall_s if waits_for_client else limits.tunnel_idle_s):
+        if self._is_tunnel and exchange is not None and exchange.answered and not stream.pending:
+            limit_s, is_still = limits.tunnel_idle_s, True  # what moves tells: see ``on_data`` and ``send_data``
+        else:
+            state = (stream.received, stream.send_window, stream.pending_bytes) if waits_for_client else None
+            limit_s, is_still = limits.stall_s, state is not None and state == self._last_state
+            self._last_state = state
+        if not is_still:
+            self._moved_s = now
+        elif now - self._moved_s > limit_s:
             self._connection.codec.reset(stream, ErrorCode.CANCEL)
             self.gone("the client neither sent nor took anything for too long")
 
@@ -256,6 +268,8 @@ class DownstreamStream:
 
     def send_data(self, piece: bytes) -> None:
         """See ports.DownstreamStream."""
+        if self._is_tunnel:
+            self._moved_s = self._connection.now_s
         if not self._without_body:
             self._connection.codec.send_data(self._stream, piece)
             self._connection.touch()

@@ -6,6 +6,7 @@ pool's decision (``upstream/http2_pool.py``).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -90,6 +91,11 @@ class Http2Upstream(Http2Connection):
             return UpstreamProtocolError(f"{endpoint} was spoken to in HTTP/2, and broke a rule of it: {fault.message}")
         how = f"reset ({exc})" if exc else "closed"
         return UpstreamReset(f"{endpoint} {how} the connection before its answer was whole")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected, its handshake done."""
+        self._made_s = self.pool.endpoint.service.plane.now_s
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of frames."""
@@ -203,6 +209,7 @@ class UpstreamStream:
         if connection.is_closed or not connection.codec.room:
             attempt.on_error(UpstreamReset(f"{connection.pool.endpoint} takes no more streams", not_sent=True))
             self._attempt = None
+            connection.pool.freed(connection)
             return
         codec = connection.codec
         connection.served += 1
@@ -324,9 +331,7 @@ class UpstreamStream:
         """The answer is complete."""
         attempt = self._attempt
         if attempt is not None:
-            if self._is_open:
-                self._attempt = None  # our direction of the tunnel goes on
-            else:
+            if not self._is_open:  # else our direction of the tunnel goes on
                 self._over()
             attempt.on_end([])
 
@@ -347,7 +352,8 @@ class UpstreamStream:
 
     def lost(self, error: ProxyError, *, is_stale: bool) -> None:
         """The connection is gone. ``is_stale``: it may have been gone before we asked."""
-        if self._attempt is not None and is_stale and not self._has_head:
+        silent = self._connection.last_read_s < self._started_s
+        if self._attempt is not None and is_stale and silent and not self._has_head:
             self._attempt.reused = True
         self.fail(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +13,8 @@ from proxy.tls import HANDSHAKE_S, TlsError, explain
 
 if TYPE_CHECKING:
     from proxy.upstream.endpoint import UpstreamEndpoint
+
+logger = logging.getLogger(__name__)
 
 _P = TypeVar("_P", bound=asyncio.Protocol)
 
@@ -35,6 +38,10 @@ async def connect(endpoint: UpstreamEndpoint, make: Callable[[], _P], protocols:
         raise TlsFailed(message, not_sent=True) from error
     except OSError as error:
         message = f"cannot connect to {endpoint}: {error.strerror or error}"
+        raise ConnectFailed(message, not_sent=True) from error
+    except Exception as error:  # whatever it is, those who wait must hear of it: an address that is no name, for one
+        logger.exception("connecting to %s", endpoint)
+        message = f"cannot connect to {endpoint}: {type(error).__name__}: {error}"
         raise ConnectFailed(message, not_sent=True) from error
 
 

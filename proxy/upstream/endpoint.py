@@ -39,6 +39,7 @@ class UpstreamEndpoint:
         "active",
         "address",
         "connections",
+        "generation",
         "http2_pool",
         "is_known",
         "label",
@@ -63,6 +64,8 @@ class UpstreamEndpoint:
         self._idle: list[Http1Upstream] = []
         self._waiting: deque[Attempt] = deque()
         self._connecting = 0
+        self.generation = 0
+        """Of connections: those of an earlier one were made under an older TLS policy, and serve no more requests."""
         self.http2_pool = Http2Pool(self)
         self.speaks_http2: bool | None = None
         """None: speak to it as the caller spoke. Set by ``refresh``."""
@@ -71,6 +74,14 @@ class UpstreamEndpoint:
         """Look again at what the policy and its own metadata say."""
         declared = self.service.policy.app_protocol
         self.speaks_http2 = self.model.speaks_http2 if declared is None else declared.is_http2
+
+    def renew(self) -> None:
+        """Connections are made otherwise from now on: what is idle is closed, what is busy is not used again."""
+        self.generation += 1
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+        self.http2_pool.close()
 
     # --- for attempts -----------------------------------------------------------------------------------------------
 
@@ -115,6 +126,10 @@ class UpstreamEndpoint:
 
     def release(self, connection: Http1Upstream) -> None:
         """Take a connection back that may serve another request."""
+        if connection.generation != self.generation:
+            connection.close()
+            self._connect_for_waiting()
+            return
         if connection.served == 1 and self.service.tls is not None:
             self.service.tls.remember(self.address, (HTTP1,), connection.transport.get_extra_info("ssl_object"))
         if self._waiting and self._serve(connection):
@@ -164,7 +179,7 @@ class UpstreamEndpoint:
             self.service.plane.tasks.start(self._connect(), f"connect {self.address}")
 
     async def _connect(self) -> None:
-        plane = self.service.plane
+        plane, generation = self.service.plane, self.generation
         try:
             is_tcp = self.service.policy.app_protocol is AppProtocol.TCP
             offered = () if is_tcp else (HTTP1,)
@@ -177,6 +192,7 @@ class UpstreamEndpoint:
             raise
         else:
             self._connecting -= 1
+            connection.generation = generation
             self.connections.add(connection)
             self.release(connection)
         plane.trampoline.drain()

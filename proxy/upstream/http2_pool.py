@@ -45,7 +45,7 @@ class Http2Pool:
         refusal = usage.pending_refusal()
         if refusal is not None and self._forget_detached():
             refusal = usage.pending_refusal()
-        if refusal is None and not usage.may_connect and not self._connections and not self._connecting:
+        if refusal is None and not usage.may_connect and not self._counted and not self._connecting:
             refusal = f"{usage.connections} connections, limits.maxConnections is {usage.limits.max_connections}"
         if refusal is not None:
             message = f"{self.endpoint.service.name}: {refusal}"
@@ -70,8 +70,8 @@ class Http2Pool:
             self.endpoint.service.tls.remember(self.endpoint.address, offered, secured)
         if not connection.codec.streams:
             connection.idle_since_s = self.endpoint.service.plane.now_s
-            if connection.is_retired and not connection.is_closed and not connection.reserved:
-                connection.end()  # this was its last stream
+            if connection.is_retired:
+                self._end_if_empty(connection)
         self._serve()
 
     def lost(self, connection: Http2Upstream) -> None:
@@ -88,9 +88,13 @@ class Http2Pool:
         connection.is_retired = True
         if connection in self._connections:
             self._connections.remove(connection)
+        self._end_if_empty(connection)
+        self._connect_for_waiting()
+
+    def _end_if_empty(self, connection: Http2Upstream) -> None:
+        """Close a retired connection after its last stream."""
         if not (connection.codec.streams or connection.reserved or connection.is_closed):
             connection.end()
-        self._connect_for_waiting()
 
     def close_idle(self, before_s: float) -> None:
         """Close connections without a stream since before then."""
@@ -100,6 +104,8 @@ class Http2Pool:
                 self.retire(connection)
         for connection in tuple(self._counted):
             connection.check_time(self.endpoint.service.plane.now_s)
+            if connection.is_retired:
+                self._end_if_empty(connection)
 
     def close(self) -> None:
         """Finish what is under way, and no more."""
@@ -141,6 +147,7 @@ class Http2Pool:
         endpoint = self.endpoint
         plane = endpoint.service.plane
         offered = (HTTP2,) if endpoint.speaks_http2 else (HTTP2, HTTP1)
+        generation = endpoint.generation
         try:
             connection = await connect(endpoint, lambda: Http2Upstream(self, plane.trampoline), offered)
         except ConnectFailed as error:
@@ -159,7 +166,9 @@ class Http2Pool:
             else:
                 self._counted.add(connection)
                 connection.idle_since_s = plane.now_s
-                if not connection.is_retired:
+                if generation != endpoint.generation:
+                    self.retire(connection)  # how it is to be met has changed meanwhile
+                elif not connection.is_retired:
                     self._connections.append(connection)
             self._serve()
             if not endpoint.is_known and not connection.is_closed:

@@ -119,7 +119,8 @@ class UpstreamService:
         self.upgrades = upgrades_of(self.policy)
         if self.policy.tls != before.tls:
             self.tls = tls_of(self.policy)
-            self.close()  # what is idle was made otherwise
+            for endpoint in self.endpoints.values():
+                endpoint.renew()
         self.usage.limits = self.policy.limits
         self.budget.policy = self.policy.retry_budget
         self._refresh()

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mesh.model.policy import Limits, OutlierDetection, ServicePolicy
+from mesh.model.policy import Limits, OutlierDetection, ServicePolicy, TlsPolicy
 from mesh.model.route import Retry
 from tests.support.control import background
 from tests.support.mesh import Request, mesh, name
@@ -529,3 +529,55 @@ async def test_who_waits_at_the_connection_limit_is_served_when_a_connection_clo
         answers = await asyncio.gather(*(m.get("pay") for _ in range(4)))
         assert [a.status for a in answers] == [200] * 4
         assert m.plane.services[name("pay")].usage.pending == 0
+
+
+async def test_what_a_client_sends_between_two_attempts_is_not_lost() -> None:
+    """Its body goes on arriving while the backoff runs, and the second endpoint gets the whole of it."""
+
+    async def early_503(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+
+    async with (
+        mesh()
+        .service("pay", replies=[early_503, 200])
+        .rule("pay", retry=Retry((503,), attempts=2, backoff_s=1.0))
+        .start() as m
+    ):
+        client = await m.connect()
+
+        def send(piece: bytes) -> None:
+            client.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+
+        client.send(b"POST / HTTP/1.1\r\nhost: pay\r\ntransfer-encoding: chunked\r\n\r\n")
+        send(b"a" * 10_000)
+        (program,) = m.programs["pay"]
+        await until(lambda: any(exchange.retries for exchange in m.plane.exchanges), what="the backoff to begin")
+        send(b"b" * 60_000)  # with which more has come than is kept to be sent again
+        await asyncio.sleep(0.05)
+        send(b"c" * 1_000)
+        client.send(b"0\r\n\r\n")
+        answer = await client.receive()
+        assert answer.status == 200
+        assert program.requests[-1].body == b"a" * 10_000 + b"b" * 60_000 + b"c" * 1_000
+
+
+async def test_a_new_tls_policy_does_not_touch_what_is_under_way() -> None:
+    started = asyncio.Event()
+    goes_on = asyncio.Event()
+
+    async def slow(request: Request, writer: asyncio.StreamWriter) -> None:
+        started.set()
+        await goes_on.wait()
+        writer.write(OK)
+        await writer.drain()
+
+    async with mesh().service("pay", replies=[slow]).start() as m:
+        service = m.plane.services[name("pay")]
+        answer = background(m.get("pay"))
+        await started.wait()
+        service.set_policy(ServicePolicy(name("pay"), tls=TlsPolicy("pay", "", "", "")))
+        goes_on.set()
+        assert (await asyncio.wait_for(answer, 10)).status == 200
+        await until(lambda: not service.usage.connections, what="the plain connection to be closed")
+        assert all(endpoint.is_known for endpoint in service.endpoints.values())

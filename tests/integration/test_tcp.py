@@ -265,3 +265,39 @@ async def test_a_listener_follows_the_policy_without_a_restart() -> None:
         writer.close()
         speak(t.m, "db", AppProtocol.TCP)
         assert b"via: " not in await t.all_of()
+
+
+async def test_an_endpoint_may_end_first_and_still_be_sent_to() -> None:
+    received = bytearray()
+
+    async def listens(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write_eof()
+        while data := await reader.read(1 << 16):
+            received.extend(data)
+        writer.close()
+
+    async with tcp(listens) as t:
+        reader, writer = await t.connect()
+        assert await rest(reader) == b""
+        writer.write(b"x" * (4 << 20))
+        writer.write_eof()
+        await until(lambda: len(received) == 4 << 20, what="the upload to arrive")
+        await until(lambda: not t.m.plane.exchanges, what="the exchange to end")
+        writer.close()
+
+
+async def test_a_client_that_goes_on_sending_learns_that_its_endpoint_is_gone() -> None:
+    async with tcp(says(b"bye")) as t:
+        reader, writer = await t.connect()
+        assert await rest(reader) == b"bye"
+
+        async def send_for_ever() -> None:
+            while True:
+                writer.write(b"z" * 1000)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(send_for_ever(), 10)
+        await until(lambda: not t.m.plane.exchanges, what="the exchange to end")
+        writer.transport.abort()
