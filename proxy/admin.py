@@ -1,6 +1,7 @@
 """The admin pages, on loopback: what this sidecar is, does and would do; for people and, as JSON, for programs.
 
-``?format=json`` or ``Accept: application/json`` gives JSON; a browser gets a readable page.
+``?format=json`` or ``Accept: application/json`` gives JSON; a browser gets a readable page. Whoever asks for neither
+gets JSON too, but plain text from /ready and /live, as probes read it, and Prometheus' exposition from /metrics.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import html
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -19,6 +20,7 @@ from mesh.http.headers import Fields
 from mesh.http.message import HTTP2, KNOWN_REQUEST_FIELDS, RequestHead
 from mesh.model.gateway_api import to_document
 from mesh.telemetry.exposition import CONTENT_TYPE
+from mesh.telemetry.samples import samples_of
 from proxy.clusters import clusters_page
 from proxy.explain import add_workers, outcome_of, why
 from proxy.scrape import chunks
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
     from proxy.sidecar import Sidecar
 
 logger = logging.getLogger(__name__)
+
+_Form = Literal["json", "page", "plain"]
+
+_PLACE: Final = "\0"
+"""Stands in a page where its body goes; never part of one."""
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>sidemesh {name}</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}}
@@ -56,7 +63,7 @@ class AdminServer:
         """Listen; the address is put into ``sidecar.addresses["admin"]``. Raises OSError where the port is taken."""
         app = web.Application()
         app.router.add_get("/", self._index)
-        app.router.add_get("/live", _live)
+        app.router.add_get("/live", self._live)
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
         for name in self._pages:
@@ -87,20 +94,49 @@ class AdminServer:
         name = request.path.strip("/")
         return self._render(request, name, await self._pages[name](request))
 
-    async def _ready(self, _: web.Request) -> web.Response:
+    async def _live(self, request: web.Request) -> web.StreamResponse:
+        return self._state(request, "live", {"live": True}, "live")
+
+    async def _ready(self, request: web.Request) -> web.StreamResponse:
         sidecar = self._sidecar
         if sidecar.is_ready:
-            return web.Response(text="ready\n")
+            return self._state(request, "ready", {"ready": True}, "ready")
         reason = "stopping" if sidecar.is_stopping else "no routing table yet"
         if not sidecar.is_stopping and sidecar.feed is not None and sidecar.feed.last_error:
             reason += f" (control server: {sidecar.feed.last_error})"
-        return web.Response(status=503, text=f"not ready: {reason}\n")
+        return self._state(request, "ready", {"ready": False, "reason": reason}, f"not ready: {reason}", status=503)
+
+    def _state(
+        self, request: web.Request, title: str, value: dict[str, Any], plain: str, *, status: int = 200
+    ) -> web.Response:
+        if _form_of(request) == "plain":
+            return web.Response(status=status, text=f"{plain}\n")
+        response = self._render(request, title, value)
+        response.set_status(status)
+        return response
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
+        """Written as it is made: a whole scrape may be megabytes."""
+        form = _form_of(request)
+        kind = {"plain": CONTENT_TYPE, "json": "application/json; charset=utf-8", "page": "text/html; charset=utf-8"}
+        response = web.StreamResponse(headers={"Content-Type": kind[form]})
         await response.prepare(request)
+        start, between, end = "", "", ""
+        if form == "page":
+            start, _, end = self._page_of("metrics", _PLACE).partition(_PLACE)
+        elif form == "json":
+            start, between, end = "[\n", ",\n", "\n]\n"
+        await response.write(start.encode())
+        is_first = True
         async for chunk in chunks(self._sidecar):
-            await response.write(chunk)
+            text = chunk.decode()
+            if form == "page":
+                text = html.escape(text)
+            elif form == "json":
+                text = ",\n".join(json.dumps(sample) for sample in samples_of(text))
+            await response.write((text if is_first or not text else between + text).encode())
+            is_first = is_first and not text
+        await response.write(end.encode())
         await response.write_eof()
         return response
 
@@ -211,19 +247,28 @@ class AdminServer:
 
     def _render(self, request: web.Request, title: str, value: Any) -> web.Response:  # noqa: ANN401 - any JSON value
         text = json.dumps(value, indent=2, default=str)
-        wants_page = "text/html" in request.headers.get("Accept", "") and request.query.get("format") != "json"
-        if not wants_page:
+        if _form_of(request) != "page":
             return web.Response(text=text + "\n", content_type="application/json")
+        return web.Response(text=self._page_of(title, html.escape(text)), content_type="text/html")
+
+    def _page_of(self, title: str, body: str) -> str:
+        """A whole page; ``body`` is markup already."""
         names = ["", "ready", "live", "metrics", *self._pages]
         links = "".join(f'<a href="/{name}">{name or "overview"}</a>' for name in names)
-        page = _PAGE.format(
-            name=html.escape(self._sidecar.config.node), links=links, title=html.escape(title), body=html.escape(text)
+        return _PAGE.format(
+            name=html.escape(self._sidecar.config.node), links=links, title=html.escape(title), body=body
         )
-        return web.Response(text=page, content_type="text/html")
 
 
-async def _live(_: web.Request) -> web.Response:
-    return web.Response(text="live\n")
+def _form_of(request: web.Request) -> _Form:
+    """What the client asks for; ``plain`` where it has no wish."""
+    wish = request.query.get("format")
+    if wish == "json":
+        return "json"
+    accept = request.headers.get("Accept", "")
+    if wish is None and "text/html" in accept:
+        return "page"
+    return "json" if wish is None and "application/json" in accept else "plain"
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any setting

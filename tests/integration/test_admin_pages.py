@@ -21,6 +21,9 @@ from tests.support.mesh import Program
 
 ANY = Address("127.0.0.1", 0)
 HTML = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
+PROMETHEUS = {
+    "Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+}
 ROUTES = """
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -165,3 +168,53 @@ def body_of(page: str) -> str:
     """What stands in the page, as text."""
     (body,) = re.findall(r"<pre>(.*)</pre>", page, re.DOTALL)
     return html.unescape(body)
+
+
+async def test_metrics_is_the_exposition_a_page_and_json_with_the_same_samples(admin: Admin) -> None:
+    await admin.call()
+    kind, text = await admin.page("/metrics")
+    assert kind == "text/plain"
+    lines = [line.partition("{")[0].partition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    as_json = await admin.json("/metrics?format=json")
+    assert [sample["name"] for sample in as_json] == lines
+    requests = [s for s in as_json if s["name"] == "istio_requests_total" and s["labels"]["reporter"] == "source"]
+    assert [(s["labels"]["response_code"], s["value"]) for s in requests] == [("200", 1)]
+    kind, page = await admin.page("/metrics", HTML)
+    assert kind == "text/html"
+    assert "<h1>metrics</h1>" in page
+    assert 'istio_requests_total{reporter="source"' in body_of(page)
+    assert (await admin.page("/metrics", {"Accept": "application/json"}))[0] == "application/json"
+    assert (await admin.page("/metrics", PROMETHEUS))[0] == "text/plain"
+
+
+async def test_ready_and_live_are_text_for_probes_a_page_and_json(admin: Admin) -> None:
+    assert await admin.page("/ready") == ("text/plain", "ready\n")
+    assert await admin.page("/live") == ("text/plain", "live\n")
+    assert await admin.json("/ready?format=json") == {"ready": True}
+    assert await admin.json("/live?format=json") == {"live": True}
+    for path in ("/ready", "/live"):
+        kind, page = await admin.page(path, HTML)
+        assert kind == "text/html"
+        assert json.loads(body_of(page))[path.strip("/")] is True
+
+
+async def test_a_sidecar_that_is_not_ready_says_503_and_why_in_every_form() -> None:
+    sidecar = Sidecar(SidecarConfig(Name("default", "caller"), inbound=ANY, outbound=ANY, admin=ANY))
+    admin = AdminServer(sidecar)
+    await admin.start()  # the sidecar itself has not been started
+    url = f"http://{sidecar.addresses['admin']}/ready"
+    try:
+        async with aiohttp.ClientSession() as session:
+            for headers, text in (
+                ({}, "not ready: no"),
+                (HTML, "<h1>ready"),
+                ({"Accept": "application/json"}, '"ready": false'),
+            ):
+                async with session.get(url, headers=headers) as answer:
+                    assert answer.status == 503
+                    body = await answer.text()
+                    assert text in body
+                    assert "no routing table yet" in body
+    finally:
+        await admin.close()
+        await sidecar.close()
