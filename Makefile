@@ -29,7 +29,7 @@ setup: $(VENV)/.stamp ## make .venv from requirements-dev.lock (only when that c
 
 # Emptied first, so that .venv holds what the lock says and nothing else. The stamp comes last: a setup that was cut off
 # is done again.
-$(VENV)/.stamp: requirements-dev.lock hatch_build.py $(wildcard proxy/http1/*.c mesh/telemetry/*.c)
+$(VENV)/.stamp: requirements-dev.lock hatch_build.py $(wildcard proxy/http*/*.c mesh/telemetry/*.c)
 	@.ci/check-python $(PYTHON)
 	$(PYTHON) -m venv --clear $(VENV)
 	@$(call install,$(VENV),-q --no-deps --require-hashes -r requirements-dev.lock) || { .ci/check-compiler; exit 1; }
@@ -72,7 +72,7 @@ protos-check: setup ## does the committed generated code match the .proto files?
 	@diff -r -x '*.proto' -x __init__.py -x py.typed -x __pycache__ build/protos-check/protos protos \
 		|| { echo 'The generated code differs from the .proto files: run `make protos`.'; exit 1; }
 
-bench: setup peers ## side by side with real proxies, 20 minutes at most (QUICK=1: a rough answer in 4)
+bench: setup peers ## side by side with real proxies, 20 minutes at most (QUICK=1: a rough answer in 3)
 	@$(with_consul) $(BIN)/python -m tests.bench $(if $(QUICK),--quick)
 
 fuzz: setup ## the property tests with 100 times the examples (EXAMPLES=n for each test)
@@ -95,4 +95,4 @@ lock: ## write the lock files again from pyproject.toml (UPGRADE=1: with the new
 clean: ## remove what was built, .venv too
 	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find mesh proxy control protos tests -name __pycache__ -type d -prune -exec rm -rf {} +
-	rm -f proxy/http1/*.so mesh/telemetry/*.so
+	rm -f proxy/http*/*.so mesh/telemetry/*.so

@@ -7,14 +7,14 @@ write, so a slow one skips what it missed and delays nobody.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from control.answers import Answer, Result, Waiting
 from control.counters import Counters
 from control.publication import Publication
-from control.subscription import SidecarInfo, Subscription
+from control.subscription import RECONNECT_GRACE_S, SidecarInfo, Subscription
 from mesh.model.name import Name
 from mesh.model.snapshot import Snapshot, SnapshotId
 
@@ -24,7 +24,8 @@ FORGET_DISCONNECTED_S: Final = 900.0
 MAX_DISCONNECTED: Final = 1000
 
 EXPECT_BACK_S: Final = 3.0
-"""So long a sidecar whose stream broke is asked all the same: if it lives, it has reconnected by then."""
+"""So long a sidecar whose stream broke is asked all the same: if it lives, it has reconnected by then. One that this
+server knows from before its own start may have waited longer: RECONNECT_GRACE_S."""
 
 
 class Stream:
@@ -53,6 +54,8 @@ class Hub:
         self.counters = Counters()
         self._streams: dict[str, Stream] = {}
         self._gone: dict[str, Subscription] = {}
+        self._expected: dict[str, float] = {}
+        """Until when those without a stream are asked all the same."""
         self._waiting: set[Waiting] = set()
         self._observers: set[Callable[[Subscription], None]] = set()
         self._endpoint_bells: set[asyncio.Event] = set()
@@ -66,8 +69,8 @@ class Hub:
         may well carry traffic by an older table. Hand it to ``answers``.
         """
         self.current = Publication.of(snapshot, self._next_nonce(snapshot), published_unix_s)
-        lost = {node for node, s in self._gone.items() if published_unix_s - s.since <= EXPECT_BACK_S}
-        waiting = Waiting(snapshot.id, published_unix_s, self._streams.keys() | lost)
+        self._expected = {node: until for node, until in self._expected.items() if until >= published_unix_s}
+        waiting = Waiting(snapshot.id, published_unix_s, self._streams.keys() | self._expected.keys())
         self._waiting.add(waiting)
         for stream in self._streams.values():
             stream.bell.set()
@@ -81,7 +84,12 @@ class Hub:
         except TimeoutError:
             now = self._clock()
             for node in list(waiting.open):
-                state = "" if node in self._streams else " (its control stream is broken)"
+                gone = self._gone.get(node)
+                state = (
+                    ""
+                    if gone is None
+                    else f": {'' if gone.is_recalled else 'its control stream is broken, '}{gone.reason}"
+                )
                 waiting.record(node, Result.SILENT, f"no answer within {timeout_s:g} s{state}", now)
         finally:
             self._waiting.discard(waiting)
@@ -93,6 +101,13 @@ class Hub:
 
     # --- the sidecars ---
 
+    def expect(self, known: Iterable[SidecarInfo]) -> None:
+        """Take in the sidecars of the server before this one: they carry traffic and are about to connect."""
+        now = self._clock()
+        for info in known:
+            self._gone[info.node] = Subscription.recalled(info, now)
+            self._expected[info.node] = now + RECONNECT_GRACE_S
+
     def connect(self, info: SidecarInfo, running: SnapshotId) -> Stream:
         """Take a sidecar's stream in. An older stream of the same node is told to make way."""
         self.counters.hellos += 1
@@ -102,6 +117,7 @@ class Hub:
             older.bell.set()
         before = older.subscription if older else self._gone.pop(info.node, None)
         self._gone.pop(info.node, None)
+        self._expected.pop(info.node, None)
         subscription = Subscription(info, running=running, since=self._clock())
         if before is not None:
             # It says again what it sees right after this; until then the last word holds, as a drain may wait on it.
@@ -121,6 +137,7 @@ class Hub:
         subscription.disconnected(why, now)
         if not is_goodbye:
             self._gone[node] = subscription
+            self._expected[node] = now + EXPECT_BACK_S
             self._forget(now)
         for waiting in self._waiting:
             waiting.record(node, Result.SILENT, "disconnected", now)
@@ -131,6 +148,7 @@ class Hub:
         old = [n for n, s in self._gone.items() if now - s.since > FORGET_DISCONNECTED_S]
         for node in old + list(self._gone)[: max(0, len(self._gone) - len(old) - MAX_DISCONNECTED)]:
             self._gone.pop(node, None)
+            self._expected.pop(node, None)
 
     def take(self, stream: Stream) -> bytes | None:
         """What to write to this stream now, noted as sent; None where it has the newest already."""

@@ -26,6 +26,7 @@ from control.operator_service import OperatorService
 from control.planning import MAX_TABLE_BYTES
 from control.registry import Registry
 from control.registry_service import RegistryService
+from control.roster import Roster
 from control.sidecar_service import SidecarService
 from control.store.base import Store
 from control.store.sqlite import SqliteStore
@@ -107,6 +108,9 @@ class ControlServer:
         self._stack.push_async_callback(store.close)
         self.hub = Hub(snapshot, newest.when_unix_s, time.time)
         self.registry = Registry(secrets.token_hex(8), time.monotonic(), config.lease_s)
+        roster = None if config.data is None else Roster(config.data)
+        if roster is not None:
+            self.hub.expect(roster.read())
         self.ledger = Ledger(store, self.hub, newest, time.time)
         self._stack.push_async_callback(self.ledger.close)
         sources = [] if config.consul is None else [await self._consul(config.consul)]
@@ -124,6 +128,8 @@ class ControlServer:
         self.grpc_address = _bind(server, config.listen)
 
         self._expiry = self._tasks.start(registry_service.run(), "registry leases")
+        if roster is not None:
+            self._tasks.start(roster.run(self.hub), "roster")
         self._stack.push_async_callback(self._tasks.close)
         await server.start()
         self._stack.push_async_callback(self._stop_grpc, server, health_service)

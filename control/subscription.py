@@ -64,6 +64,15 @@ class Subscription:
     nonce: str = ""
     endpoints: dict[Name, frozenset[str]] = field(default_factory=dict)
     """Per watched service, the endpoints this sidecar may send new requests to."""
+    is_recalled: bool = False
+    """Known from before this server started; what it runs and sees has not been heard yet."""
+
+    @classmethod
+    def recalled(cls, info: SidecarInfo, now: float) -> Subscription:
+        """A sidecar that the server before this one knew, and that has not come back yet."""
+        subscription = cls(info, is_recalled=True)
+        subscription.disconnected("not back since this control server started", now)
+        return subscription
 
     def pushed(self, snapshot: SnapshotId, nonce: str, now: float) -> None:
         """Note that ``snapshot`` is on its way (or, where it already runs it, that we said so)."""
@@ -107,10 +116,10 @@ class Subscription:
         self._enter(State.DISCONNECTED, why, now)
 
     def may_send_to(self, service: Name, instance_id: str, now: float) -> bool:
-        """Tell whether it may still send new requests to that instance, as far as we were told."""
+        """Tell whether it may still send new requests to that instance, as far as we were told; if in doubt, it may."""
         if self.state is State.DISCONNECTED and now - self.since > RECONNECT_GRACE_S:
             return False
-        return instance_id in self.endpoints.get(service, frozenset())
+        return self.is_recalled or instance_id in self.endpoints.get(service, frozenset())
 
     def _enter(self, state: State, reason: str, now: float) -> None:
         if state is not self.state or reason != self.reason or not self.since:

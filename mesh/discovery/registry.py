@@ -55,7 +55,7 @@ CHANNEL_OPTIONS: Final = (
     # gRPC's own backoff goes up to two minutes; a returned registry should be found in seconds.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 3_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
 # What only a person can mend; anything else may pass.

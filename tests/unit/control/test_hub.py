@@ -4,7 +4,7 @@ import pytest
 
 from control.answers import Result
 from control.hub import FORGET_DISCONNECTED_S, MAX_DISCONNECTED, Hub
-from control.subscription import SidecarInfo, State
+from control.subscription import RECONNECT_GRACE_S, SidecarInfo, State
 from mesh.model.snapshot import NO_SNAPSHOT, make_snapshot
 from mesh.model.wire import encode_resource, snapshot_from_push
 from protos.mesh.v1.discovery_pb2 import SnapshotPush
@@ -240,3 +240,34 @@ async def test_a_sidecar_that_has_just_lost_its_stream_is_asked_all_the_same_and
     accept(hub, connect(hub, "lost"))
     (answer,) = await hub.answers(waiting, 1)
     assert (answer.node, answer.result) == ("lost", Result.ACKED)
+
+
+async def test_a_sidecar_known_from_before_the_start_is_waited_for_and_named_if_it_stays_away(hub, clock):
+    hub.expect([SidecarInfo("back"), SidecarInfo("away")])
+    waiting = hub.publish(TWO, clock.now)
+    accept(hub, connect(hub, "back", ONE.id))
+    accept(hub, connect(hub, "new"))  # nobody asked it for this version; it gets it all the same
+    answers = await hub.answers(waiting, 0.01)
+    assert [(a.node, a.result) for a in answers] == [("away", Result.SILENT), ("back", Result.ACKED)]
+    assert "not back since this control server started" in answers[0].reason
+    states = {s.info.node: s.state for s in hub.sidecars()}
+    assert states == {"away": State.DISCONNECTED, "back": State.ACKED, "new": State.ACKED}
+
+
+async def test_a_sidecar_that_did_not_come_back_in_time_is_no_longer_waited_for_but_still_told_of(hub, clock):
+    hub.expect([SidecarInfo("away")])
+    clock.now += RECONNECT_GRACE_S + 0.1
+    assert await hub.answers(hub.publish(TWO, clock.now), 5) == []
+    assert [s.info.node for s in hub.sidecars()] == ["away"]
+    clock.now += FORGET_DISCONNECTED_S
+    assert hub.sidecars() == []
+
+
+def test_a_drain_reckons_with_sidecars_that_are_not_back_yet_for_as_long_as_they_may_take(hub, clock):
+    hub.expect([SidecarInfo("away"), SidecarInfo("leaving")])
+    assert hub.who_may_send_to(REVIEWS, "reviews-1", "leaving") == ["away"]
+    connect(hub, "away")  # sees nothing of it, or says so next
+    assert hub.who_may_send_to(REVIEWS, "reviews-1", "leaving") == []
+    hub.expect([SidecarInfo("other")])
+    clock.now += RECONNECT_GRACE_S + 0.1
+    assert hub.who_may_send_to(REVIEWS, "reviews-1", "leaving") == []
