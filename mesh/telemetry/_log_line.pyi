@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 from mesh.telemetry.accesslog import Entry
 
-def json_line(entry: Entry, time: str, /) -> bytes | None: ...
+def json_lines(entries: list[Entry], offset_s: float, twin: Callable[[Entry], bytes], /) -> bytes: ...

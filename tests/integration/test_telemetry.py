@@ -498,7 +498,7 @@ async def test_a_stalled_reader_of_the_log_costs_lines_and_no_request(tmp_path: 
         async with sidecar("shop", access_log="all", access_log_path=str(pipe)) as caller:
             log = caller.sidecar.telemetry.log
             assert log is not None
-            log._max_queued = 50
+            log._max_unwritten_bytes = 100_000
             async with aiohttp.ClientSession() as session:
                 for _ in range(400):
                     answer = await session.get(
@@ -506,6 +506,7 @@ async def test_a_stalled_reader_of_the_log_costs_lines_and_no_request(tmp_path: 
                     )
                     assert answer.status == 404
             assert log.lines < 400
+            await until(lambda: log.dropped > 0, what="lines to be dropped")
             os.close(reader)
             reader = -1
     finally:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.telemetry import accesslog
-from mesh.telemetry.accesslog import Entry, escaped_json_line
+from mesh.telemetry.accesslog import Clock, Entry, escaped_json_line
 
-compiled = accesslog.compiled_json_line
+compiled = accesslog.compiled_json_lines
 needs_compiler = pytest.mark.skipif(compiled is None, reason="no C compiler here: sudo apt-get install gcc python3-dev")
 
 raw = st.binary(max_size=40) | st.text('ab/?=&%7~ "\\é\x7f\n', max_size=40).map(str.encode) | st.just(b"x" * 2048)
@@ -29,16 +29,26 @@ def entries(draw: st.DrawFn) -> Entry:
     )  # fmt: skip
 
 
+OFFSET_S = 1_764_000_000.0
+
+
+def twin(entry: Entry) -> bytes:
+    return escaped_json_line(entry, Clock(OFFSET_S).text(entry.started_s))
+
+
+def unwanted(entry: Entry) -> bytes:
+    raise AssertionError(entry)
+
+
 @needs_compiler
-@given(entries())
-def test_both_write_the_same(entry: Entry) -> None:
+@given(st.lists(entries(), max_size=5))
+def test_both_write_the_same(some: list[Entry]) -> None:
     assert compiled is not None
-    line = compiled(entry, "2026-11-22T10:00:00.123Z")
-    twin = escaped_json_line(entry, "2026-11-22T10:00:00.123Z")
-    assert line is None or line == twin
-    assert twin.endswith(b"}\n")
-    assert twin.count(b"\n") == 1
-    json.loads(twin)
+    lines = compiled(some, OFFSET_S, twin)
+    assert lines == b"".join(map(twin, some))
+    assert lines.count(b"\n") == len(some)
+    for line in lines.splitlines():
+        json.loads(line)
 
 
 PLAIN = Entry(1.0, 1.0042, 0.0039, b"GET", b"/a?b=c", b"1.1", 200, "", 0, 66, None, b"curl/8", b"id", b"shop", "127.0.0.1:1",
@@ -51,7 +61,7 @@ PLAIN = Entry(1.0, 1.0042, 0.0039, b"GET", b"/a?b=c", b"1.1", 200, "", 0, 66, No
 )
 def test_what_needs_no_escaping_is_written_compiled(entry: Entry) -> None:
     assert compiled is not None
-    assert compiled(entry, "now") == escaped_json_line(entry, "now")
+    assert compiled([entry], OFFSET_S, unwanted) == twin(entry)
 
 
 @needs_compiler
@@ -69,13 +79,35 @@ def test_what_needs_no_escaping_is_written_compiled(entry: Entry) -> None:
 )
 def test_what_does_is_left_to_the_twin(entry: Entry) -> None:
     assert compiled is not None
-    assert compiled(entry, "now") is None
-    assert json.loads(escaped_json_line(entry, "now"))
+    assert compiled([PLAIN, entry, PLAIN], OFFSET_S, lambda _: b"twin\n") == twin(PLAIN) + b"twin\n" + twin(PLAIN)
+    assert json.loads(twin(entry))
+
+
+@needs_compiler
+def test_many_long_lines_have_room() -> None:
+    assert compiled is not None
+    some = [PLAIN._replace(target=b"/" * (size % 2048)) for size in range(0, 100_000, 333)]
+    some[50] = PLAIN._replace(authority=b'"' * 20_000)
+    assert compiled(some, OFFSET_S, twin) == b"".join(map(twin, some))
+    assert compiled([], OFFSET_S, twin) == b""
+
+
+@needs_compiler
+def test_an_error_of_the_twin_is_the_callers() -> None:
+    assert compiled is not None
+    with pytest.raises(AssertionError):
+        compiled([PLAIN, PLAIN._replace(target=b"\\")], OFFSET_S, unwanted)
 
 
 @needs_compiler
 def test_what_is_no_entry_is_a_type_error() -> None:
     assert compiled is not None
-    for wrong in ((1, 2), (PLAIN,), (PLAIN[:5], "now")):
+    for wrong in (
+        (1, 2),
+        (PLAIN, 0.0, twin),
+        ([PLAIN[:5]], 0.0, twin),
+        ([PLAIN], 0, twin),
+        ([PLAIN._replace(target=b"\\")], 0.0, len),
+    ):
         with pytest.raises(TypeError):
             compiled(*wrong)  # type: ignore[arg-type, call-arg]

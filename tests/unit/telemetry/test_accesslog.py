@@ -1,10 +1,11 @@
+import asyncio
 import json
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.telemetry.accesslog import AccessLog, Clock, Entry, Writer, json_line, text_line
+from mesh.telemetry.accesslog import BATCH, FLUSH_S, AccessLog, Clock, Entry, Writer, json_lines, text_line
 from mesh.telemetry.names import LOG_FIELDS
 
 PLAIN = Entry(
@@ -35,7 +36,7 @@ entries = st.builds(
 
 @given(entries)
 def test_whatever_a_request_holds_its_line_of_json_is_one_line_and_whole(entry: Entry) -> None:
-    line = json_line(entry, CLOCK)
+    line = json_lines([entry], CLOCK)
     assert line.isascii()
     assert line.count(b"\n") == 1
     assert len(line.decode().splitlines()) == 1
@@ -60,14 +61,34 @@ def test_the_clock_goes_on_over_the_second() -> None:
     ]
 
 
-async def test_lines_beyond_the_queue_are_dropped_and_counted(tmp_path: Path) -> None:
-    log = AccessLog(str(tmp_path / "log"), "json", max_queued=3)
-    for _ in range(5):
+async def test_lines_that_a_slow_writer_has_no_room_for_are_dropped_and_counted(tmp_path: Path) -> None:
+    log = AccessLog(str(tmp_path / "log"), "json", max_unwritten_bytes=BATCH * 400)
+    for _ in range(3 * BATCH):  # a line has more than 400 bytes; nothing is written before the loop runs
         log.add(PLAIN)
-    assert log.dropped == 2
+    assert log.dropped == 2 * BATCH
     await log.close()
-    assert log.lines == 3
-    assert len((tmp_path / "log").read_text().splitlines()) == 3
+    assert log.lines == BATCH
+    assert len((tmp_path / "log").read_text().splitlines()) == BATCH
+
+
+async def test_every_line_comes_once_and_in_order_however_many_there_are_at_a_time(tmp_path: Path) -> None:
+    log = AccessLog(str(tmp_path / "log"), "json")
+    for number in range(3000):
+        log.add(PLAIN._replace(retries=number))
+        if number % 700 == 0:
+            await asyncio.sleep(FLUSH_S * 1.5)
+    await log.close()
+    assert (log.lines, log.dropped) == (3000, 0)
+    assert [json.loads(line)["retries"] for line in (tmp_path / "log").read_text().splitlines()] == list(range(3000))
+
+
+async def test_a_single_line_is_written_soon(tmp_path: Path) -> None:
+    log = AccessLog(str(tmp_path / "log"), "text")
+    log.add(PLAIN)
+    async with asyncio.timeout(5):
+        while log.lines == 0:
+            await asyncio.sleep(0.01)
+    await log.close()
 
 
 def test_reopen_makes_a_new_file_even_under_the_same_name(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from mesh.telemetry.accesslog import Clock, Entry, Line, json_line, text_line
+from mesh.telemetry.accesslog import Clock, Entry, Line, json_lines, text_line
 from mesh.telemetry.names import ATTRIBUTES, ISTIO_LABELS, LOG_FIELDS, METRICS
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "metrics-and-spans.md").read_text()
@@ -47,7 +47,7 @@ def test_the_page_lists_every_field_of_the_access_log() -> None:
 
 def test_the_lines_on_the_page_are_what_is_written() -> None:
     clock = Clock(1795431600.0)
-    assert json_line(EXAMPLE, clock).decode() in PAGE
+    assert json_lines([EXAMPLE], clock).decode() in PAGE
     assert text_line(EXAMPLE, clock).decode() in PAGE
 
 
