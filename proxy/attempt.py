@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.ports import UpstreamStream
     from proxy.upstream.endpoint import UpstreamEndpoint
+    from proxy.upstream.waiting import WaitingLine
 
 HELD_BYTES = 64 * 1024
 """Body bytes kept of an answer that nobody has accepted yet; then the endpoint is paused."""
@@ -39,6 +40,7 @@ class Attempt:
         "is_committed",
         "is_detached",
         "is_held",
+        "line",
         "method",
         "pieces",
         "reused",
@@ -57,6 +59,8 @@ class Attempt:
         self.started_s = started_s
         self.answered_s = 0.0
         self.deadline_s = 0.0
+        self.line: WaitingLine | None = None
+        """Where it waits for a connection."""
         self.stream: UpstreamStream | None = None
         self.head: ResponseHead | None = None
         self.error: ProxyError | None = None
@@ -158,9 +162,11 @@ class Attempt:
             self.exchange.post(self)
 
     def detach(self) -> None:
-        """Give it up: a stream under way is cancelled; a connection that comes later goes to the pool."""
+        """Give it up: it waits for no connection any more, and a stream under way is cancelled."""
         self.is_detached = True
         self.pieces.clear()
+        if self.line is not None:
+            self.line.leave(self)
         if self.stream is not None:
             self.stream.cancel()
             self.stream = None

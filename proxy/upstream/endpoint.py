@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import TYPE_CHECKING
 
-from mesh.http.outcome import ConnectFailed, Overflow
+from mesh.http.outcome import ConnectFailed
 from mesh.model.policy import AppProtocol
 from mesh.model.service import Endpoint
 from mesh.rules.outlier import OutlierState
@@ -20,6 +19,7 @@ from proxy.http1.upstream import Http1Upstream
 from proxy.tls import HTTP1
 from proxy.upstream.connect import connect
 from proxy.upstream.http2_pool import Http2Pool
+from proxy.upstream.waiting import WaitingLine
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
@@ -62,7 +62,7 @@ class UpstreamEndpoint:
         self.is_known = True
         self.connections: set[Http1Upstream] = set()
         self._idle: list[Http1Upstream] = []
-        self._waiting: deque[Attempt] = deque()
+        self._waiting = WaitingLine(service)
         self._connecting = 0
         self.generation = 0
         """Of connections: those of an earlier one were made under an older TLS policy, and serve no more requests."""
@@ -104,25 +104,8 @@ class UpstreamEndpoint:
         if attempt.http2:
             self.http2_pool.connect_for(attempt)
             return
-        usage = self.service.usage
-        refusal = usage.pending_refusal()
-        if refusal is not None:
-            self._forget_detached()
-            refusal = usage.pending_refusal()
-        if refusal is None and not usage.may_connect and not self.connections and not self._connecting:
-            refusal = f"{usage.connections} connections, limits.maxConnections is {usage.limits.max_connections}"
-        if refusal is not None:
-            message = f"{self.service.name}: {refusal}"
-            raise Overflow(message, not_sent=True)
-        usage.pending += 1
-        self._waiting.append(attempt)
+        self._waiting.join(attempt, has_connections=bool(self.connections or self._connecting))
         self._connect_for_waiting()
-
-    def _forget_detached(self) -> None:
-        """Whoever gave up waits no more."""
-        left = deque(attempt for attempt in self._waiting if not attempt.is_detached)
-        self.service.usage.pending -= len(self._waiting) - len(left)
-        self._waiting = left
 
     def release(self, connection: Http1Upstream) -> None:
         """Take a connection back that may serve another request."""
@@ -132,7 +115,9 @@ class UpstreamEndpoint:
             return
         if connection.served == 1 and self.service.tls is not None:
             self.service.tls.remember(self.address, (HTTP1,), connection.transport.get_extra_info("ssl_object"))
-        if self._waiting and self._serve(connection):
+        attempt = self._waiting.next()
+        if attempt is not None:
+            attempt.on_stream(connection)
             return
         if not self.is_known:
             connection.close()
@@ -170,9 +155,6 @@ class UpstreamEndpoint:
     def _connect_for_waiting(self) -> None:
         """Begin a connection for somebody who waits and has none under way, within the limits."""
         usage = self.service.usage
-        while self._waiting and self._waiting[0].is_detached:
-            self._waiting.popleft()
-            usage.pending -= 1
         if self._connecting < len(self._waiting) and usage.may_connect:
             usage.connections += 1
             self._connecting += 1
@@ -197,25 +179,13 @@ class UpstreamEndpoint:
             self.release(connection)
         plane.trampoline.drain()
 
-    def _serve(self, connection: Http1Upstream) -> bool:
-        while self._waiting:
-            attempt = self._waiting.popleft()
-            self.service.usage.pending -= 1
-            if not attempt.is_detached:
-                attempt.on_stream(connection)
-                return True
-        return False
-
     def _connect_failed(self, error: ConnectFailed) -> None:
         """One connection failed, so one waiter fails with it, the others still have theirs under way."""
         self._connecting -= 1
         self.service.usage.connections -= 1
         self.service.connect_failed(self)
-        while self._waiting and len(self._waiting) > self._connecting:
-            attempt = self._waiting.popleft()
-            self.service.usage.pending -= 1
-            if not attempt.is_detached:
-                attempt.on_error(type(error)(error.message, not_sent=True))
+        while len(self._waiting) > self._connecting and (attempt := self._waiting.next()) is not None:
+            attempt.on_error(type(error)(error.message, not_sent=True))
 
     def __str__(self) -> str:
         """For messages: service, id and address."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING
 
 from mesh.http.outcome import ConnectFailed, Overflow, TlsFailed
 from proxy.http2.upstream import Http2Upstream, UpstreamStream
 from proxy.tls import HTTP1, HTTP2
 from proxy.upstream.connect import agreed_on, connect
+from proxy.upstream.waiting import WaitingLine
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
@@ -27,7 +27,7 @@ class Http2Pool:
         self._connections: list[Http2Upstream] = []
         self._counted: set[Http2Upstream] = set()
         """All that are open, also those that take no more streams."""
-        self._waiting: deque[Attempt] = deque()
+        self._waiting = WaitingLine(endpoint.service)
         self._connecting = False
 
     def take(self) -> UpstreamStream | None:
@@ -41,26 +41,8 @@ class Http2Pool:
 
     def connect_for(self, attempt: Attempt) -> None:
         """Get ``attempt`` a stream; it is resumed with one or with an error. Raises Overflow at a limit."""
-        usage = self.endpoint.service.usage
-        refusal = usage.pending_refusal()
-        if refusal is not None and self._forget_detached():
-            refusal = usage.pending_refusal()
-        if refusal is None and not usage.may_connect and not self._counted and not self._connecting:
-            refusal = f"{usage.connections} connections, limits.maxConnections is {usage.limits.max_connections}"
-        if refusal is not None:
-            message = f"{self.endpoint.service.name}: {refusal}"
-            raise Overflow(message, not_sent=True)
-        usage.pending += 1
-        self._waiting.append(attempt)
+        self._waiting.join(attempt, has_connections=bool(self._counted or self._connecting))
         self._serve()
-
-    def _forget_detached(self) -> bool:
-        """Whoever gave up waits no more; tells whether there was anybody."""
-        left = deque(attempt for attempt in self._waiting if not attempt.is_detached)
-        gone = len(self._waiting) - len(left)
-        self._waiting = left
-        self.endpoint.service.usage.pending -= gone
-        return gone > 0
 
     def freed(self, connection: Http2Upstream) -> None:
         """A stream has ended."""
@@ -120,17 +102,12 @@ class Http2Pool:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        usage = self.endpoint.service.usage
         while self._waiting:
-            if self._waiting[0].is_detached:
-                self._waiting.popleft()
-                usage.pending -= 1
-                continue
             connection = next((each for each in self._connections if each.room > 0), None)
             if connection is None:
                 break
-            attempt = self._waiting.popleft()
-            usage.pending -= 1
+            attempt = self._waiting.next()
+            assert attempt is not None  # noqa: S101 - somebody waits
             attempt.on_stream(connection.open())
         self._connect_for_waiting()
 
@@ -185,26 +162,19 @@ class Http2Pool:
         self._connecting = False
         endpoint.service.usage.connections -= 1
         endpoint.speaks_http2 = False
-        waiting, self._waiting = self._waiting, deque()
-        for attempt in waiting:
-            endpoint.service.usage.pending -= 1
-            if not attempt.is_detached:
-                attempt.http2 = False
-                try:
-                    endpoint.connect_for(attempt)
-                except Overflow as error:
-                    attempt.on_error(error)
+        for attempt in self._waiting.disband():
+            attempt.http2 = False
+            try:
+                endpoint.connect_for(attempt)
+            except Overflow as error:
+                attempt.on_error(error)
 
     def _failed(self, error: ConnectFailed) -> None:
         """Whoever waits fails with it, unless there is another connection on which there may be room."""
         self._connecting = False
-        usage = self.endpoint.service.usage
-        usage.connections -= 1
+        self.endpoint.service.usage.connections -= 1
         self.endpoint.service.connect_failed(self.endpoint)
         if self._connections:
             return
-        waiting, self._waiting = self._waiting, deque()
-        for attempt in waiting:
-            usage.pending -= 1
-            if not attempt.is_detached:
-                attempt.on_error(type(error)(error.message, not_sent=True))
+        for attempt in self._waiting.disband():
+            attempt.on_error(type(error)(error.message, not_sent=True))
