@@ -129,7 +129,12 @@ def _not_run(results: Sequence[Result]) -> str:
 
 
 def _warning(plan: Plan) -> str:
-    return "**A quick run: few and short rounds. The figures are rough.**\n" if plan.is_quick else ""
+    if not plan.is_quick:
+        return ""
+    return (
+        "**A quick run: few rounds, some cases left out, nothing repeated, the twin in http1-full and at low load only. "
+        "The figures are rough.**\n"
+    )
 
 
 def _method(plan: Plan) -> str:
@@ -148,11 +153,11 @@ def _method(plan: Plan) -> str:
 - CPU is user and system time of the proxy's process with all threads and workers, out of /proc, divided by the
   requests answered. "Core busy" is how much of its core the proxy had.
 - {plan.rounds} rounds or more of {plan.run_s:g} s for each proxy after {plan.warm_up_s:g} s of warming up, all proxies in each
-  round, in an order that rotates. Ratios are taken within a round; the median of the rounds stands, with its 95 %
+  round, in an order that rotates; Sidemesh, Envoy and its twin go on alone to 11 rounds, or to 21 where the bar is
+  near. Ratios are taken within a round; the median of the rounds stands, with its 95 %
   bootstrap interval. A bar is *met* or *missed* when the whole interval is on one side of it, else *undecided*.
 - A second Envoy just like the first runs in each case. Where the two differ by more than 5 % (10 % for p99) the run
-  counts as *disturbed* and is repeated once (not in a quick run); of both runs the one in which they differed less
-  stands.
+  counts as *disturbed* and is repeated once; of both runs the one in which they differed less stands.
 - Envoy and Sidemesh have on: ten prefix routes, a split 90/10 between two versions of five endpoints each, least
   request of two choices, a timeout of 15 s, retries, request id, x-forwarded-for, via, metrics, and OTLP tracing to a
   real local backend: one span for 1 % of the requests by the proxy's own decision, in batches of 512 or each second.

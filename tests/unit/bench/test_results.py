@@ -115,3 +115,12 @@ def test_the_page_shows_figures_bars_and_that_a_run_was_quick(full):
     assert "| weight-to-effect | until all | 150 ms | 120–180 | ≤ 200 ms | met |" in page
     assert "A quick run" in page
     assert "A quick run" not in markdown([full], {}, Plan.full())
+
+
+def test_others_have_fewer_rounds_and_their_ratios_are_to_envoys_of_the_same_ones():
+    some = runs(sidemesh=60, envoy=100, envoy_2=101, nginx=25)
+    late = [Run(10_000, 2.0, 1000, 3000, CpuTime(300 * 0.006, 300 * 0.004))] * ROUNDS
+    some["envoy"], some["sidemesh"], some["envoy-2"] = (some[n] + late for n in ("envoy", "sidemesh", "envoy-2"))
+    result = judge(FULL, some)
+    assert result.row("nginx").ratio.median == pytest.approx(0.25)
+    assert result.row("sidemesh").ratio.high > 0.9
