@@ -16,7 +16,7 @@ from typing import Any
 
 from mesh.discovery.retention import DEFAULT_GRACE_S
 from mesh.model.errors import InvalidError, Violation
-from mesh.model.name import DEFAULT_NAMESPACE, Name, is_label
+from mesh.model.name import DEFAULT_NAMESPACE, DEFAULT_SUFFIXES, Name, is_label
 from proxy.http1.limits import ConnectionLimits, HeadLimits
 from proxy.tls import KeyPair, ServerSettings
 
@@ -106,7 +106,7 @@ class SidecarConfig:
     """How long endpoints stay that discovery lost without a word."""
     data_dir: Path | None = None
     """Where the last good table and the last known endpoints are kept; None keeps none."""
-    suffixes: tuple[str, ...] = (".service.consul",)
+    suffixes: tuple[str, ...] = DEFAULT_SUFFIXES
     trace_ratio: float = 0.01  # Istio's default of 1 %
     trace_formats: tuple[str, ...] = ("tracecontext",)
     access_log: str = "off"

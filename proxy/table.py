@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mesh.http.message import RequestHead
-from mesh.model.name import Name, is_label
+from mesh.model.name import DEFAULT_SUFFIXES, Name, is_label
 from mesh.model.route import BackendRef, Route, RouteKind, Rule
 from mesh.model.snapshot import NO_SNAPSHOT, Snapshot, SnapshotId
 from mesh.rules.match import Matcher
@@ -163,7 +163,7 @@ class Names:
     """How a Host or :authority names a service."""
 
     namespace: str
-    suffixes: tuple[str, ...] = (".service.consul",)
+    suffixes: tuple[str, ...] = DEFAULT_SUFFIXES
     """Domains below which names are services: ``reviews.service.consul``, ``reviews.prod.service.consul``."""
 
     def parse(self, authority: bytes) -> tuple[Name | None, str, int | None]:

@@ -14,7 +14,7 @@ import yaml
 from mesh.discovery.file_format import read_services
 from mesh.model.errors import InvalidError, Violation
 from mesh.model.gateway_api import read_documents
-from mesh.model.name import DEFAULT_NAMESPACE, Name
+from mesh.model.name import DEFAULT_NAMESPACE, DEFAULT_SUFFIXES, Name
 from mesh.model.validate import validate_table
 from proxy.config import LIMIT_KEYS, Address, SidecarConfig
 from proxy.http1.limits import ConnectionLimits
@@ -44,12 +44,12 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--tls-client-ca", metavar="FILE", help="Clients with TLS must show a certificate of this authority."),
     click.option("--egress", type=click.Choice(["deny", "allow"]), help="Names that are no service.  [default: deny]"),
     click.option("--workers", type=int, help="Processes that carry traffic.  [default: 1]"),
-    click.option("--drain-s", type=float, help="How long leaving may take, in seconds.  [default: 30]"),
+    click.option("--drain-s", type=float, help="Time to leave, and again for calls in flight, s.  [default: 30]"),
     click.option("--max-connections", type=int, help="Clients of one listener at a time.  [default: 20000]"),
     click.option("--grace-s", type=float, help="Stay of endpoints that vanish without a word, s.  [default: 30]"),
     click.option("--data", "data", metavar="DIR", help="Where the last table and endpoints are kept.  [default: none]"),
     click.option("--services", "services_file", metavar="FILE", help="Endpoints from a YAML file instead of a server."),
-    click.option("--suffix", multiple=True, metavar=".DOMAIN", help="Domain of service names; repeatable."),
+    click.option("--suffix", multiple=True, metavar=".DOMAIN", help="A further domain of service names; repeatable."),
     click.option("--trace-ratio", type=float, help="Share of new traces that is sampled, 0 to 1.  [default: 0.01]"),
     click.option("--trace-formats", metavar="LIST", help="Of tracecontext, b3, b3multi.  [default: tracecontext]"),
     click.option("--access-log", type=click.Choice(["off", "sampled", "all"]), help="[default: off]"),
@@ -269,7 +269,9 @@ def _egress(given: object) -> bool:
 
 
 def _suffixes(given: object) -> tuple[str, ...]:
-    return tuple(item if item.startswith(".") else f".{item}" for item in _words(given))
+    """Those given, and Consul's own, under which services are known in any case."""
+    wanted = (item if item.startswith(".") else f".{item}" for item in _words(given))
+    return tuple(dict.fromkeys((*DEFAULT_SUFFIXES, *wanted)))
 
 
 def _yaml_off(given: object) -> str:

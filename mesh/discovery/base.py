@@ -43,6 +43,9 @@ class Observation:
 class SourceError(Exception):
     """The source could not be asked or refused; the message says why and what to do."""
 
+    silent_s: float = 0.0
+    """For how long nothing had been heard from it by then."""
+
 
 class SourceRefused(SourceError):
     """The source was reached and said no (token, malformed request): asking again as before will not help."""

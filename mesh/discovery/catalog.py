@@ -351,7 +351,7 @@ class Catalog:
             self._is_blind = True  # said once for all services: they share the source
             _log.warning("discovery: %s; serving the last known endpoints", error)
         entry.error = error
-        entry.retention.lost_contact(self._now())
+        entry.retention.lost_contact(self._now(), error.silent_s)
         self._set_timer(entry)
         _wake(entry)
 

@@ -161,10 +161,12 @@ class ConsulWatch:
                 has_slot = self._slots.try_take()
                 if not has_slot:
                     await asyncio.sleep(self._loop.poll_pause_s())
+            asked_at = now()
             try:
                 answer = await self._client.health(self.service, self._loop.ask(now(), may_block=has_slot))
             except SourceError as error:
                 pause_s = self._loop.failed(now())
+                error.silent_s = now() - asked_at
                 self._failed(self.service, error)
             else:
                 pause_s = self._report(now(), answer)

@@ -54,7 +54,17 @@ class ServedEndpoints:
 class Retention:
     """Decides what is served of one service. Methods that may change it tell whether they did; read ``served``."""
 
-    __slots__ = ("_graces", "_known", "_policy_subsets", "blind_since", "grace_s", "is_known", "observations", "served")
+    __slots__ = (
+        "_graces",
+        "_known",
+        "_policy_subsets",
+        "blind_since",
+        "confirmed_at",
+        "grace_s",
+        "is_known",
+        "observations",
+        "served",
+    )
 
     def __init__(self, service: Name, grace_s: float = DEFAULT_GRACE_S) -> None:
         """Know nothing. ``grace_s``: how long missing endpoints stay, in seconds, and at least one lease."""
@@ -62,6 +72,8 @@ class Retention:
         self.served = ServedEndpoints(service, (), (), exists=False)
         self.blind_since: float | None = None
         """When contact was lost (the caller's clock), None while in contact or before the first observation."""
+        self.confirmed_at = 0.0
+        """When the source was last heard; while blind the age counts from then."""
         self.observations = 0
         """How many observations came in."""
         self.is_known = False
@@ -78,6 +90,7 @@ class Retention:
         """Take in what the source says; tells whether what is served changed."""
         is_continuous = observation.contact is Contact.CONTINUOUS and self.blind_since is None and self.observations > 0
         self.blind_since = None
+        self.confirmed_at = now
         self.observations += 1
         self.is_known = True
         listed = {endpoint.id: endpoint for endpoint in observation.endpoints}
@@ -104,14 +117,18 @@ class Retention:
         """Before any observation: serve what was known ``age_s`` seconds ago, as if contact was lost then."""
         if not self.observations:
             self._known = {endpoint.id: endpoint for endpoint in endpoints}
-            self.blind_since = now - age_s
+            self.blind_since = self.confirmed_at = now - age_s
             self.is_known = True
             self._publish()
 
-    def lost_contact(self, now: float) -> None:
-        """The source is silent from now on: what is served stays as it is until it speaks again."""
+    def lost_contact(self, now: float, silent_s: float = 0.0) -> None:
+        """The source is silent: what is served stays as it is until it speaks again.
+
+        ``silent_s``: so long it has been, by the time that shows.
+        """
         if self.blind_since is None:
             self.blind_since = now
+            self.confirmed_at = now - silent_s
 
     def connect_failed(self, endpoint_id: str) -> bool:
         """No connection to this endpoint: if it was only kept for its grace time, it is gone.
@@ -136,8 +153,8 @@ class Retention:
         return min(self._graces.values())
 
     def age_s(self, now: float) -> float:
-        """How old what is served is, in seconds: 0 in contact, else the time since contact was lost."""
-        return 0.0 if self.blind_since is None else max(0.0, now - self.blind_since)
+        """How old what is served is, in seconds: 0 in contact, else since the source was last heard."""
+        return 0.0 if self.blind_since is None else max(0.0, now - self.confirmed_at)
 
     def _subsets_of(self, endpoint: Endpoint) -> Iterator[tuple[str, str]]:
         version = endpoint.metadata.get("version")

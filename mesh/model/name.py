@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 
 DEFAULT_NAMESPACE = "default"
+DEFAULT_SUFFIXES = (".service.consul",)
+"""The domains below which names are services in any case: Consul's own."""
 
 # RFC 1123 §2.1: letters, digits and inner hyphens, at most 63 octets; lower case, since DNS compares that way.
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")

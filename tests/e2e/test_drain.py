@@ -72,6 +72,32 @@ async def test_a_watcher_that_never_answers_holds_a_drain_no_longer_than_drain_s
         assert "not everybody has taken note within 1.5 s" in pay.sidecar.process.output()
 
 
+async def test_a_control_server_that_hangs_is_as_good_as_none_and_calls_in_flight_have_a_time_of_their_own(
+    tmp_path: Path,
+) -> None:
+    """The wait before uses up all of ``drain-s``, and the call that is held then is finished all the same."""
+    async with Fleet(tmp_path) as fleet:
+        control = await fleet.control()
+        pay = fleet.run("pay", "--drain-s", "5", label="pay-1")
+        caller = await fleet.sidecar("caller")
+        await caller.until_usable("pay", 1)
+        async with asyncio.TaskGroup() as group:
+            held = group.create_task(get(caller.url("/hold"), {"host": "pay"}))
+            await until(partial(under_way, pay, 1), what="the held request")
+            control.process.signal(signal.SIGSTOP)
+            try:
+                pay.process.signal(signal.SIGTERM)
+                await pay.process.until_logged("does not say who may still send here")
+                await pay.process.until_logged("not everybody has taken note within 5 s")
+                await asyncio.sleep(1)
+                assert (await ask(pay, "/release")).status == 200
+                assert (await held).status == 200
+                assert await pay.process.wait() == 0
+            finally:
+                control.process.signal(signal.SIGCONT)
+        assert "are given up" not in pay.process.output()
+
+
 async def test_without_a_control_server_quiet_is_waited_for_and_calls_in_flight_are_finished(tmp_path: Path) -> None:
     async with Fleet(tmp_path) as fleet:
         program, port = await fleet.program("pay")

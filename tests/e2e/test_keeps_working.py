@@ -62,6 +62,33 @@ async def test_a_dead_control_server_costs_no_request_and_is_obeyed_again_when_i
         assert not load.failures
 
 
+async def test_a_control_server_that_hangs_is_noticed_and_the_age_of_what_is_served_is_told(tmp_path: Path) -> None:
+    """Its connections stay open and nothing comes: gRPC's pings find out."""
+    async with Fleet(tmp_path) as fleet:
+        control = await fleet.control()
+        await fleet.instance("pay")
+        caller = await fleet.sidecar("caller")
+        await caller.until_usable("pay", 1)
+        assert await caller.metric("mesh_endpoints_age_seconds") == 0
+        async with fleet.load(caller, "pay", rate=50) as load:
+            control.process.signal(signal.SIGSTOP)
+            try:
+
+                async def is_noticed() -> bool:
+                    ages = await caller.metric("mesh_endpoints_age_seconds")
+                    return ages > 0 and await caller.metric("mesh_control_connected") == 0
+
+                await until(is_noticed, what="the silence to be noticed", timeout_s=30)
+            finally:
+                control.process.signal(signal.SIGCONT)
+
+            async def is_back() -> bool:
+                return await caller.metric("mesh_control_connected") == 1
+
+            await until(is_back, what="the control stream to be back", timeout_s=30)
+        assert not load.failures
+
+
 @WORKERS
 async def test_consul_restarted_empty_and_a_cold_start_without_control_server_change_nothing(
     tmp_path: Path, consul: ConsulAgent, workers: int

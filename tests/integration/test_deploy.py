@@ -131,7 +131,7 @@ def test_compose_takes_the_file(tmp_path: Path) -> None:
         for port in service.get("ports", ()):
             assert port["host_ip"] == "127.0.0.1", name
         if name != "control":
-            assert service["stop_grace_period"] in ("45s", "45s0ms")
+            assert service["stop_grace_period"] in ("75s", "1m15s")
 
 
 def test_the_image_copies_what_is_there_and_does_not_run_as_root() -> None:

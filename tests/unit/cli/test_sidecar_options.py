@@ -86,5 +86,5 @@ def test_what_yaml_gives_in_its_own_types_is_taken(tmp_path: Path) -> None:
     )
     assert (config.inbound, config.admin) == (Address("0.0.0.0", 0), Address("127.0.0.1", 15000))
     assert (config.consul, config.access_log, config.egress) == ("http://10.0.0.1:8500", "off", True)
-    assert (config.trace_formats, config.suffixes) == (("tracecontext", "b3"), (".mesh",))
+    assert (config.trace_formats, config.suffixes) == (("tracecontext", "b3"), (".service.consul", ".mesh"))
     assert config.limits == ConnectionLimits(HeadLimits(line_bytes=8192, count=50), idle_s=60)

@@ -197,6 +197,16 @@ def test_while_the_source_is_blind_nothing_is_forgotten_and_the_age_grows(talk: 
     assert talk.after(10_000) == "a b"
 
 
+def test_the_age_counts_from_the_last_word_not_from_when_the_silence_was_noticed(talk: Dialogue) -> None:
+    talk.resumes(0, "a")
+    talk.retention.lost_contact(40, silent_s=35)
+    talk.retention.lost_contact(50, silent_s=1)
+    assert talk.retention.age_s(50) == 45
+    assert talk.retention.next_grace_end is None
+    talk.resumes(51, "a")
+    assert talk.retention.age_s(51) == 0
+
+
 def test_the_grace_time_begins_anew_with_each_resumed_contact(talk: Dialogue) -> None:
     talk.resumes(0, "a", "b")
     talk.resumes(1, "a")
