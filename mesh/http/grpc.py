@@ -1,6 +1,7 @@
 """What the mesh has to know of gRPC over HTTP/2: timeouts, statuses, and what a server says about retries. Pure.
 
-Source: grpc/doc/PROTOCOL-HTTP2.md, grpc/doc/statuscodes.md and gRPC's proposal A6 (client retries).
+Source: grpc/doc/PROTOCOL-HTTP2.md, grpc/doc/statuscodes.md and gRPC's proposal A6 (client retries). What browsers speak
+instead stands in ``grpc_web.py``; here is only how a head tells of it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ TIMEOUT = b"grpc-timeout"
 STATUS = b"grpc-status"
 PUSHBACK = b"grpc-retry-pushback-ms"
 PREVIOUS_ATTEMPTS = b"grpc-previous-rpc-attempts"
+CALL_FIELDS = frozenset((TIMEOUT, PREVIOUS_ATTEMPTS))
+"""What a call says to the next hop only, which writes it anew."""
 
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _DIGITS = 10**8
 _AFTER_TYPE = (b"", b"+", b";")  # not "-": gRPC-Web is another protocol
+WEB_TYPE = b"application/grpc-web"
+_WEB_TYPE = re.compile(rb"application/grpc-web(-text)?(\+[0-9a-z.-]+)?[ \t]*(?:;.*)?")
 MAX_PUSHBACK_MS = 60_000  # ours: who asks for more is not waited for
 
 
@@ -50,15 +55,59 @@ FAILURES = frozenset((Status.UNKNOWN, Status.INTERNAL, Status.UNAVAILABLE, Statu
 
 @dataclass(slots=True)
 class GrpcCall:
-    """What a call says of itself: ``timeout_s`` is 0 where it has no deadline, ``previous_attempts`` its caller's."""
+    """What a call says of itself: ``timeout_s`` is 0 where it has no deadline, ``previous_attempts`` its caller's.
+
+    ``web`` is the content-type of a call that is made in gRPC-Web, else empty.
+    """
 
     timeout_s: float = 0.0
     previous_attempts: int = 0
+    web: bytes = b""
 
 
 def is_grpc_type(content_type: bytes) -> bool:
     """Tell whether a message of that content-type is gRPC's: ``application/grpc``, ``application/grpc+proto``."""
     return content_type[:16] == b"application/grpc" and content_type[16:17] in _AFTER_TYPE
+
+
+def read_web_type(content_type: bytes) -> tuple[bool, bytes] | None:
+    """Whether a gRPC-Web message of that content-type is text, and its ``+proto`` or such; None where it is none."""
+    match = _WEB_TYPE.fullmatch(content_type)
+    return None if match is None else (match[1] is not None, match[2] or b"")
+
+
+def call_of(method: bytes, content_type: bytes, fields: list[tuple[bytes, bytes]]) -> GrpcCall | None:
+    """The call that a request of HTTP/2 begins; ``fields`` are those of CALL_FIELDS. None where it is no call.
+
+    Raises ValueError, with what is wrong, where its deadline is none.
+    """
+    if is_grpc_type(content_type):
+        return _read_call(fields) if fields else GrpcCall()
+    return web_call(method, content_type, fields)
+
+
+def web_call(method: bytes, content_type: bytes, fields: list[tuple[bytes, bytes]]) -> GrpcCall | None:
+    """The same of gRPC-Web, which any version of HTTP carries. It is a POST: a GET of that type asks for something."""
+    if method != b"POST" or _WEB_TYPE.fullmatch(content_type) is None:
+        return None
+    call = _read_call(fields)
+    call.web = content_type
+    return call
+
+
+def _read_call(fields: Iterable[tuple[bytes, bytes]]) -> GrpcCall:
+    """What the fields of a call say that every hop writes anew."""
+    call = GrpcCall()
+    for name, value in fields:
+        if name == TIMEOUT:
+            timeout_s = parse_timeout(value)
+            if timeout_s is None:
+                message = f"grpc-timeout {value[:20]!r} is none"
+                raise ValueError(message)
+            call.timeout_s = max(timeout_s, 1e-6)
+        elif value.isdigit() and len(value) < 6:
+            call.previous_attempts = int(value)
+    return call
 
 
 def parse_timeout(value: bytes) -> float | None:
