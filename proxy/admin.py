@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from mesh.http.grpc import GrpcCall, is_grpc_type
+from mesh.http.grpc import GrpcCall, is_grpc_type, read_web_type
 from mesh.http.headers import Fields
 from mesh.http.message import HTTP2, KNOWN_REQUEST_FIELDS, RequestHead
 from mesh.model.gateway_api import to_document
@@ -230,7 +230,8 @@ class AdminServer:
             Fields([h for h in headers if h[0] not in KNOWN_REQUEST_FIELDS]),
             {name: value for name, value in headers if name in KNOWN_REQUEST_FIELDS},
         )
-        if is_grpc_type(head.header(b"content-type") or b""):
+        content_type = head.header(b"content-type") or b""
+        if is_grpc_type(content_type) or read_web_type(content_type) is not None:
             head.version, head.grpc = HTTP2, GrpcCall()
         plane, pool = self._sidecar.plane, self._sidecar.pool
         error = await plane.look_up_for(head.authority)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 
+from mesh.http.grpc import CALL_FIELDS, WEB_TYPE, web_call
 from mesh.http.headers import Fields, Headers
 from mesh.http.message import SWITCHED, RequestHead, ResponseHead
 from mesh.http.outcome import (
@@ -145,6 +146,8 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
         _apply_other_target_form(request)
     if request.authority not in _good_authorities:
         _check_authority(request.authority)
+    if method == b"POST" and WEB_TYPE in head:
+        _apply_grpc_web(request)
     return request, keep_alive
 
 
@@ -222,6 +225,22 @@ def _apply_other_target_form(request: RequestHead) -> None:
     elif not (target == b"*" and request.method == b"OPTIONS"):
         message = f"request target {target[:60]!r} is none of the forms of RFC 9112 §3.2 that are taken here"
         raise BadRequest(message)
+
+
+def _apply_grpc_web(request: RequestHead) -> None:
+    """A head with that type somewhere in it may begin a gRPC-Web call: the last content-type tells."""
+    content_type, of_call = b"", []
+    for name, value in request.fields.pairs:
+        if name == b"content-type":
+            content_type = value
+        elif name in CALL_FIELDS:
+            of_call.append((name, value))
+    try:
+        request.grpc = web_call(request.method, content_type, of_call)
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
+    if request.grpc is not None and of_call:
+        request.fields.remove(CALL_FIELDS)
 
 
 # --- responses ------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from mesh.http.headers import Headers
 from mesh.http.message import RequestHead, ResponseHead
 from mesh.http.outcome import BadRequest, ClientGone, ProxyError, RequestTimeout
 from proxy.exchange import Exchange
+from proxy.grpc_web import GrpcWebStream
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader
 from proxy.http1.codec import check_partial_head, chunk, last_chunk, parse_request, response_bytes, upgrade_lines
 from proxy.http1.fields import HEAD_END
@@ -227,6 +228,10 @@ class Http1Downstream(asyncio.Protocol):
         self.served += 1
         if request.has_body:
             self._begin_with_body(request, rest)
+        elif request.grpc is not None:
+            self._buffer = rest
+            exchange = self.exchange = Exchange(self._listener, GrpcWebStream(self, request), request, None)
+            exchange.begin()
         else:
             self._buffer = rest
             exchange = self.exchange = Exchange(self._listener, self, request, None)
@@ -252,7 +257,8 @@ class Http1Downstream(asyncio.Protocol):
     def _begin_with_body(self, request: RequestHead, rest: bytes) -> None:
         length = request.content_length
         reader: BodyReader = ChunkedReader(BadRequest) if length is None else LengthReader(length)
-        body = RequestBody(self)
+        web = None if request.grpc is None else GrpcWebStream(self, request)
+        body = RequestBody(self) if web is None or web.body is None else web.body
         self._buffer = reader.feed(rest, body.on_data) if rest else b""
         if reader.ended:
             body.on_end(reader.trailers)
@@ -260,8 +266,10 @@ class Http1Downstream(asyncio.Protocol):
             self._reader = reader
             if not body.is_client_paused:
                 self.resume_reading()  # what stopped it, too much read ahead, has become this body
-        exchange = self.exchange = Exchange(self._listener, self, request, body)
+        exchange = self.exchange = Exchange(self._listener, web or self, request, body)
         exchange.begin()
+        if web is not None:
+            web.attach_exchange(exchange)
 
     def _read_body(self, data: bytes) -> None:
         reader, exchange = self._reader, self.exchange

@@ -12,6 +12,7 @@ from mesh.http.headers import Headers
 from mesh.http.message import RequestHead, ResponseHead
 from mesh.http.outcome import ClientGone, ProxyError
 from proxy.exchange import Exchange
+from proxy.grpc_web import GrpcWebStream
 from proxy.http2.codec import LAST_STREAM, Stream
 from proxy.http2.connection import Http2Connection
 from proxy.http2.errors import ErrorCode, code_name
@@ -166,6 +167,9 @@ class DownstreamStream:
 
     def begin(self, listener: Listener, request: RequestHead) -> None:
         """Start the exchange."""
+        if request.grpc is not None and request.grpc.web:
+            self._begin_grpc_web(listener, request)
+            return
         self._without_body = request.method == b"HEAD"
         if request.upgrade is not None:
             self.body = RequestBody(self, keeps=False)  # of the tunnel, if it comes to one
@@ -175,6 +179,13 @@ class DownstreamStream:
             self.body = RequestBody(self)
         self.exchange = Exchange(listener, self, request, None if self._is_tunnel else self.body)
         self.exchange.begin()
+
+    def _begin_grpc_web(self, listener: Listener, request: RequestHead) -> None:
+        web = GrpcWebStream(self, request)
+        self.body = web.body
+        exchange = self.exchange = Exchange(listener, web, request, self.body)
+        exchange.begin()
+        web.attach_exchange(exchange)
 
     # --- what the client sends --------------------------------------------------------------------------------------
 

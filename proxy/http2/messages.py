@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from mesh.http.grpc import PREVIOUS_ATTEMPTS, TIMEOUT, GrpcCall, is_grpc_type, parse_timeout
+from mesh.http.grpc import CALL_FIELDS, call_of
 from mesh.http.headers import Fields, Headers
 from mesh.http.message import HTTP2, KNOWN_REQUEST_FIELDS, NOT_SENT, RequestHead, ResponseHead
 from mesh.http.outcome import (
@@ -27,8 +27,7 @@ MAX_TARGET = 16 * 1024  # likewise
 _MAX_PORT = 65535
 _FORBIDDEN = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 _DROPPED = frozenset((b"host", b"te", b"proxy-authenticate", b"proxy-authorization", b"content-length", b"expect"))
-_GRPC = frozenset((TIMEOUT, PREVIOUS_ATTEMPTS))
-_SPECIAL = _FORBIDDEN | _DROPPED | KNOWN_REQUEST_FIELDS | _GRPC | {b"cookie", b"content-type"}
+_SPECIAL = _FORBIDDEN | _DROPPED | KNOWN_REQUEST_FIELDS | CALL_FIELDS | {b"cookie", b"content-type"}
 _NOT_TRAILERS = _DROPPED | frozenset(
     b"cookie set-cookie authorization content-type content-encoding content-range trailer x-mesh-not-sent".split()
 )
@@ -47,7 +46,8 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
     length: int | None = None
     cookies: list[bytes] = []
     wants_trailers = expects = False
-    is_grpc = saw_regular = False
+    saw_regular = False
+    content_type = b""
     of_grpc: Headers = []
     _check(fields)
     for name, value in fields:
@@ -61,8 +61,8 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
             plain.append((name, value))
         elif name == b"content-type":
             plain.append((name, value))
-            is_grpc = is_grpc_type(value)
-        elif name in _GRPC:
+            content_type = value
+        elif name in CALL_FIELDS:
             of_grpc.append((name, value))
         elif name in KNOWN_REQUEST_FIELDS:
             known[name] = known[name] + b", " + value if name in known else value
@@ -108,7 +108,10 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
         raise _malformed("no body where content-length says there is one (§8.1.1)")
     if cookies:
         plain.append((b"cookie", b"; ".join(cookies)))  # §8.2.3: for whoever reads it as one
-    call = _grpc_call(of_grpc) if is_grpc else None
+    try:
+        call = call_of(method, content_type, of_grpc) if content_type[:16] == b"application/grpc" else None
+    except ValueError as error:
+        raise _malformed(str(error)) from error
     if call is None:
         plain += of_grpc
     if protocol is not None:
@@ -127,20 +130,6 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
 def _is_authority(authority: bytes) -> bool:
     found = _AUTHORITY.fullmatch(authority)
     return found is not None and int(found[1] or 0) <= _MAX_PORT
-
-
-def _grpc_call(fields: Headers) -> GrpcCall:
-    """What the fields of a call say that every hop writes anew."""
-    call = GrpcCall()
-    for name, value in fields:
-        if name == TIMEOUT:
-            timeout_s = parse_timeout(value)
-            if timeout_s is None:
-                raise _malformed(f"grpc-timeout {value[:20]!r} is none")
-            call.timeout_s = max(timeout_s, 1e-6)
-        elif value.isdigit() and len(value) < 6:
-            call.previous_attempts = int(value)
-    return call
 
 
 def request_fields(head: RequestHead, added: list[bytes], scheme: bytes = b"http") -> Headers:
