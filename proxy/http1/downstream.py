@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 HTTP2_HEAD = b"PRI * HTTP/2.0\r\n\r\n"
 HTTP2_HEAD_BYTES = len(HTTP2_HEAD) - 4
 MAX_EMPTY_LINES = 8  # old clients send one behind a body; they must not keep a connection alive without a request
+_BODILESS = (204, 304)  # RFC 9112 §6.3: without a body, and so without a length, whatever comes
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close with RST
 
 
@@ -404,13 +405,16 @@ class Http1Downstream(asyncio.Protocol):
         lines: list[bytes] = []
         if head.content_length is not None:
             lines.append(b"content-length: %d\r\n" % head.content_length)
-        elif not self._without_body and head.has_body:
-            if self._version == b"1.1":
-                self._chunked_answer = True
-                lines.append(b"transfer-encoding: chunked\r\n")
-            else:
-                self._ends_by_close = True
-                self._keep_alive = False  # RFC 9112 §6.3: an HTTP/1.0 client reads until the end
+        elif self._without_body or head.status in _BODILESS:
+            pass
+        elif not head.has_body:
+            lines.append(b"content-length: 0\r\n")  # HTTP/2 ends a stream; here a client would wait (RFC 9112 §6.3)
+        elif self._version == b"1.1":
+            self._chunked_answer = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        else:
+            self._ends_by_close = True
+            self._keep_alive = False  # RFC 9112 §6.3: an HTTP/1.0 client reads until the end
         if not self._keep_alive:
             lines.append(b"connection: close\r\n")
         elif self._version == b"1.0":

@@ -116,6 +116,21 @@ async def test_no_body_where_the_length_says_one() -> None:
         assert (await m.get("pay", method="HEAD")).get("content-length") == "5"
 
 
+async def test_an_answer_that_is_its_head_ends_there_for_an_http1_client() -> None:
+    async def head_only(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+        talk.send(head(stream, [(b":status", b"204" if stream == 3 else b"404")], ended=True))
+
+    async with calling(head_only) as (m, _):
+        client = await m.connect()
+        for status, length in ((404, "0"), (204, None), (404, "0")):
+            client.send(b"GET / HTTP/1.1\r\nhost: pay\r\n\r\n")
+            answer = await client.receive_head()
+            assert (answer.status, answer.get("content-length")) == (status, length)
+            assert answer.get("transfer-encoding") is None
+        client.send(b"HEAD / HTTP/1.1\r\nhost: pay\r\n\r\n")
+        assert (await client.receive_head()).get("content-length") is None
+
+
 async def test_who_waits_for_a_stream_gets_it_when_one_ends() -> None:
     async def slowly(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
         asyncio.get_running_loop().call_later(0.02, talk.answer, stream)
