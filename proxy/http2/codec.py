@@ -456,6 +456,8 @@ class Connection:
             self._apply_window(window)  # the last one holds (§6.5.3), and costs a look at every stream
         self.replies += 1
         self.out.append(_frame(SETTINGS, ACK, 0, b""))
+        if window is not None:
+            self._pump_blocked()  # behind the ACK: until that comes, gRPC's servers hold DATA to the old window
         self._events.on_settings()
 
     def _checked_window(self, value: int) -> int:
@@ -471,8 +473,6 @@ class Connection:
             stream.send_window += change  # it may become negative (§6.9.2)
             if stream.send_window > MAX_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31-1 (§6.9.2)")
-        if change > 0:
-            self._pump_blocked()
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == MAX_FRAME_SIZE:

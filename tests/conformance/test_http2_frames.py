@@ -282,6 +282,15 @@ def test_a_body_waits_for_the_streams_window_and_its_source_is_told() -> None:
     assert not peer.connection.streams
 
 
+def test_what_a_setting_lets_out_goes_behind_its_ack() -> None:
+    """§6.5.3: the ACK is due at once. gRPC's servers refuse DATA beyond the window that was acknowledged last."""
+    peer, stream = answered(100)
+    peer.connection.send_data(stream, b"x" * 300)
+    before = len(peer.feed(b"").sent)
+    peer.feed(settings((4, 200)))
+    assert [(kind, len(payload)) for kind, _, _, payload in peer.sent[before:]] == [(SETTINGS, 0), (DATA, 100)]
+
+
 def test_a_window_may_become_negative_and_is_paid_back_first() -> None:
     peer, stream = answered(100)
     peer.connection.send_data(stream, b"x" * 100)
