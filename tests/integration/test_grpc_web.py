@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import yaml
 
 from mesh.http.headers import Headers
 from mesh.model.policy import AppProtocol
@@ -34,7 +35,7 @@ from tests.support.http2 import frame
 from tests.support.http2_server import Talk, head, http2_endpoint
 from tests.support.mesh import Mesh, inbound_listener, mesh, name, serve, speak
 from tests.support.process import until
-from tests.support.telemetry import endpoints, otlp_backend, sidecar
+from tests.support.telemetry import ask, endpoints, otlp_backend, sidecar
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:h2")
 
@@ -297,6 +298,14 @@ async def test_its_spans_are_those_of_grpc() -> None:
         assert spans[kind].trace_id == trace
         assert (attributes["rpc.system"], attributes["rpc.grpc.status_code"]) == ("grpc", 9)
         assert attributes["network.protocol.version"] == "2"
+
+
+async def test_mesh_why_takes_it_for_a_call() -> None:
+    async with sidecar("shop", services={GRPC: endpoints(1)}, routes=tuple(yaml.safe_load_all(BY_METHOD))) as running:
+        for path, takes in ((UNARY, True), (MANY, False)):
+            url = f"{running.admin}/why?method=POST&url=http://{GRPC}{path}&header=content-type:{TEXT}"
+            _, _, text = await ask(url, {})
+            assert ("404 NR" not in text) is takes, text
 
 
 # --- the mesh's own answers -----------------------------------------------------------------------------------------
@@ -605,3 +614,34 @@ async def test_a_slow_server_stops_the_page(protocol: str, form: str) -> None:
         await sending
         await until(lambda: server.talks[0].received[-1][:2] == (DATA, END_STREAM), what="the end of it")
         assert taken() == message(PIECE) * count
+
+
+async def test_a_grpc_server_that_reads_late_gets_all() -> None:
+    """It enlarges its windows on the way (SETTINGS), as its estimate of the bandwidth grows."""
+    count, go_on, sent = 400, asyncio.Event(), 0
+
+    async def collect(requests: AsyncIterator[bytes], _: Any) -> bytes:
+        await go_on.wait()
+        return b"%d" % sum([len(request) async for request in requests])
+
+    async with mesh().start() as m, serving(Collect=grpc.stream_unary_rpc_method_handler(collect)) as port:
+        at(m, port)
+        async with connected(m, "http1") as client:
+
+            async def send() -> None:
+                nonlocal sent
+                for _ in range(count):
+                    await client.send(message(PIECE))
+                    sent += len(PIECE)
+                client.end()
+
+            client.start(COLLECT, [("content-type", BINARY)], GRPC)
+            sending = background(send())
+            assert await until_still(lambda: sent) < MAY_HOLD
+            go_on.set()
+            await sending
+            answer = await client.head()
+            while await client.read(answer):
+                pass
+            assert answer.messages == [b"%d" % (count * len(PIECE))]
+            assert answer.code == 0
