@@ -7,18 +7,21 @@ the endpoint is paused), after it they go straight downstream.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from mesh.http.grpc import pushback_s, status_in
 from mesh.http.headers import Headers
 from mesh.http.message import SWITCHED, ResponseHead
-from mesh.http.outcome import PerTryTimeout, ProxyError
+from mesh.http.outcome import InternalError, PerTryTimeout, ProxyError
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.ports import UpstreamStream
     from proxy.upstream.endpoint import UpstreamEndpoint
     from proxy.upstream.waiting import WaitingLine
+
+logger = logging.getLogger(__name__)
 
 HELD_BYTES = 64 * 1024
 """Body bytes kept of an answer that nobody has accepted yet; then the endpoint is paused."""
@@ -160,6 +163,11 @@ class Attempt:
             if stream is not None:
                 stream.cancel()
             self.exchange.post(self)
+
+    def broke(self, error: Exception) -> None:
+        """What carries it met a bug of ours: that costs its exchange and no other."""
+        logger.error("bug while an answer was read", exc_info=error)
+        self.exchange.post(InternalError.of(error))
 
     def detach(self) -> None:
         """Give it up: it waits for no connection any more, and a stream under way is cancelled."""

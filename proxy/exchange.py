@@ -240,7 +240,7 @@ class Exchange:
             self._refuse(error)
         except Exception as error:  # the outermost frame: a bug costs this exchange and no other
             logger.exception("bug on the request path")
-            self._refuse(InternalError(f"bug in the sidecar ({type(error).__name__}: {error}); its log has the trace"))
+            self._refuse(InternalError.of(error))
         finally:
             if usage is not None:
                 usage.requests -= 1

@@ -56,6 +56,11 @@ class ProxyError(Exception):
 class InternalError(ProxyError):
     """A bug of ours; the message names the exception, the log has its trace."""
 
+    @classmethod
+    def of(cls, error: Exception) -> InternalError:
+        """For an exception that nobody expected."""
+        return cls(f"bug in the sidecar ({type(error).__name__}: {error}); its log has the trace")
+
 
 # --- what the client sent -------------------------------------------------------------------------------------------
 

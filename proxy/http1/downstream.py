@@ -8,6 +8,7 @@ limit (``ConnectionLimits``), every buffer its size.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import struct
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 from mesh.http.headers import Headers
 from mesh.http.message import RequestHead, ResponseHead
-from mesh.http.outcome import BadRequest, ClientGone, ProxyError, RequestTimeout
+from mesh.http.outcome import BadRequest, ClientGone, InternalError, ProxyError, RequestTimeout
 from proxy.exchange import Exchange
 from proxy.grpc_web import GrpcWebStream
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader
@@ -30,6 +31,8 @@ from proxy.tunnel import TunnelDownstream
 if TYPE_CHECKING:
     from proxy.listener import Listener
 
+
+logger = logging.getLogger(__name__)
 
 HTTP2_HEAD = b"PRI * HTTP/2.0\r\n\r\n"
 HTTP2_HEAD_BYTES = len(HTTP2_HEAD) - 4
@@ -198,6 +201,9 @@ class Http1Downstream(asyncio.Protocol):
                     return
             except ProxyError as error:
                 self._refuse(error)
+            except Exception as error:  # as in _read_body
+                logger.exception("bug while a request was read")
+                self._refuse(InternalError.of(error))
 
     def _begin(self) -> bool:
         """Begin an exchange with the next whole head; False where it is not whole yet. Raises BadRequest."""
@@ -278,18 +284,23 @@ class Http1Downstream(asyncio.Protocol):
         body = exchange.body if exchange is not None else None
         try:
             self._buffer = reader.feed(data, self._discard if body is None else body.on_data)
-        except ProxyError as error:
-            if exchange is not None:
-                self._keep_alive = False
+            if reader.ended:
                 self._reader = None
-                exchange.post(error)
-            else:
-                self._linger()
-            return
-        if reader.ended:
+                if body is not None:
+                    body.on_end(reader.trailers)
+        except ProxyError as error:
+            self._break_body_off(error)
+        except Exception as error:  # raised on, it would end in the transport, and the endpoint would wait for the rest
+            logger.exception("bug while a body was read")
+            self._break_body_off(InternalError.of(error))
+
+    def _break_body_off(self, error: ProxyError) -> None:
+        if self.exchange is None:
+            self._linger()
+        else:
+            self._keep_alive = False
             self._reader = None
-            if body is not None:
-                body.on_end(reader.trailers)
+            self.exchange.post(error)
 
     def _discard(self, piece: bytes) -> None:
         """The rest of a body whose exchange is over: read up to a limit, so that the connection can be used again."""

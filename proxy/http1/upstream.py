@@ -176,6 +176,10 @@ class Http1Upstream(asyncio.Protocol):
                 self._read_body(attempt, self._reader, data)
         except ProxyError as error:
             self._fail(error)
+        except Exception as error:  # noqa: BLE001 - raised on, it would end in the transport; the attempt logs it
+            self.attempt = None
+            self.close()
+            attempt.broke(error)
         self._trampoline.drain()
 
     def eof_received(self) -> bool:
@@ -189,10 +193,13 @@ class Http1Upstream(asyncio.Protocol):
         attempt = self.attempt
         if attempt is not None:
             self.attempt = None
-            if isinstance(self._reader, UntilCloseReader) and exc is None:
-                attempt.on_end([])
-            else:
-                attempt.on_error(self._reset_error(exc))
+            try:
+                if isinstance(self._reader, UntilCloseReader) and exc is None:
+                    attempt.on_end([])
+                else:
+                    attempt.on_error(self._reset_error(exc))
+            except Exception as error:  # noqa: BLE001 - as above
+                attempt.broke(error)
             self._trampoline.drain()
 
     def pause_writing(self) -> None:

@@ -53,6 +53,9 @@ class Http2Connection(asyncio.Protocol):
             self.codec.feed(data)
         except ConnectionFault as fault:
             self.fail(fault)
+        except Exception as error:
+            logger.exception("bug while frames were read")  # the frames behind cannot be trusted any more
+            self.fail(ConnectionFault(ErrorCode.INTERNAL_ERROR, f"bug in the sidecar: {type(error).__name__}"))
         if self.codec.out:
             self.touch()
         if self.is_writable:

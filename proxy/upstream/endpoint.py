@@ -115,9 +115,7 @@ class UpstreamEndpoint:
             return
         if connection.served == 1 and self.service.tls is not None:
             self.service.tls.remember(self.address, (HTTP1,), connection.transport.get_extra_info("ssl_object"))
-        attempt = self._waiting.next()
-        if attempt is not None:
-            attempt.on_stream(connection)
+        if self._waiting.serve(connection):
             return
         if not self.is_known:
             connection.close()

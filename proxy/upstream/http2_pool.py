@@ -106,9 +106,7 @@ class Http2Pool:
             connection = next((each for each in self._connections if each.room > 0), None)
             if connection is None:
                 break
-            attempt = self._waiting.next()
-            assert attempt is not None  # noqa: S101 - somebody waits
-            attempt.on_stream(connection.open())
+            self._waiting.serve(connection.open())
         self._connect_for_waiting()
 
     def _connect_for_waiting(self) -> None:

@@ -13,6 +13,7 @@ from mesh.http.outcome import Overflow
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
+    from proxy.ports import UpstreamStream
     from proxy.upstream.service import UpstreamService
 
 
@@ -60,6 +61,17 @@ class WaitingLine:
         attempt = next(iter(self._attempts))
         self.leave(attempt)
         return attempt
+
+    def serve(self, stream: UpstreamStream) -> bool:
+        """Give ``stream`` to whose turn it is; False where nobody waits."""
+        attempt = self.next()
+        if attempt is None:
+            return False
+        try:
+            attempt.on_stream(stream)
+        except Exception as error:  # noqa: BLE001 - the attempt logs it; those behind it still have their turn
+            attempt.broke(error)
+        return True
 
     def disband(self) -> list[Attempt]:
         """All, in order; none of them waits any more."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh.discovery.backoff import Backoff
 from mesh.discovery.base import Contact
 from mesh.discovery.catalog import Catalog, CatalogSettings
 from mesh.discovery.retention import ServedEndpoints
@@ -138,11 +139,15 @@ async def test_the_source_dies_and_returns_empty_and_no_share_changes_while_inst
     await seen.until(lambda seen: len(seen.observations) > before, "contact")
     assert seen.observations[before].contact is Contact.RESUMED
     assert seen.state == {}
-    await until(lambda: catalog.report()[0].missing == 3, what="the catalog to be told that all are missing")
+    # The catalog has a watch of its own, whose backoff may have begun its longest pause just before.
+    longest_s = 2 * Backoff.max_s
+    await until(
+        lambda: catalog.report()[0].missing == 3, what="the catalog to be told that all are gone", timeout_s=longest_s
+    )
     for count, each in enumerate(fleet, 1):
         await provider.put(each)
         await seen.until_ids(*[back.id for back in fleet[:count]])
-    await until(lambda: not catalog.report()[0].missing, what="nobody to be missing any more")
+    await until(lambda: not catalog.report()[0].missing, what="nobody to be missing", timeout_s=longest_s)
     assert history
     assert all(ids == {"a", "b", "c"} for ids in history)
     assert catalog.report()[0].age_s == 0
