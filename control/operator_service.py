@@ -19,6 +19,7 @@ from control.operator_messages import change_response, revision_message, sidecar
 from control.planning import Plan, plan_apply, plan_delete
 from control.weights import rules_on, set_weights
 from mesh.model.errors import InvalidError, Violation
+from mesh.model.name import Name, is_label
 from mesh.model.policy import ServicePolicy
 from mesh.model.route import Route
 from mesh.model.snapshot import Kind, Snapshot
@@ -83,7 +84,7 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         """Delete one route or policy."""
 
         async def work() -> operator_pb2.ChangeResponse:
-            kind, name = decode_kind(request.kind), decode_name(request.name)
+            kind, name = decode_kind(request.kind), _checked(request.name)
 
             async def planner(current: Snapshot) -> Plan:
                 return plan_delete(current, kind, name)
@@ -126,7 +127,7 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         """One route or policy."""
 
         async def work() -> operator_pb2.GetResponse:
-            kind, name = decode_kind(request.kind), decode_name(request.name)
+            kind, name = decode_kind(request.kind), _checked(request.name)
             snapshot = self._ledger.snapshot
             for resource in snapshot.resources:
                 if (resource.kind, resource.name) == (kind, name):
@@ -141,6 +142,8 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
 
         async def work() -> operator_pb2.ListResponse:
             kind = decode_kind(request.kind) if request.kind else None
+            if request.namespace and not is_label(request.namespace):
+                _raise([Violation("namespace", f"{request.namespace!r:.80} is no DNS label")])
             snapshot = await self._ledger.snapshot_at(request.version)
             wanted = [
                 resource
@@ -225,6 +228,13 @@ async def _answer(work: Callable[[], Awaitable[_T]], context: _Context) -> _T:
         return await work()
     except (InvalidError, RefusedError, StoreError) as error:
         await abort_with(context, error)
+
+
+def _checked(message: resource_pb2.Name) -> Name:
+    """The name of a resource. Raises InvalidError."""
+    name = decode_name(message)
+    _raise(list(check_name(name, "name")))
+    return name
 
 
 def _raise(problems: list[Violation]) -> None:

@@ -226,8 +226,9 @@ def _answers_line(result: ChangeResult) -> str:
     if not result.answers:
         return "no sidecar was asked, since none is connected"
     acked = sum(answer.result == "acked" for answer in result.answers)
-    took_s = max(answer.took_s for answer in result.answers)
-    return f"{acked} of {len(result.answers)} sidecars acked, the last answer came after {took_s * 1000:.0f} ms"
+    took_s = max((answer.took_s for answer in result.answers if answer.result != "silent"), default=None)
+    last = "no answer came" if took_s is None else f"the last answer came after {took_s * 1000:.0f} ms"
+    return f"{acked} of {len(result.answers)} sidecars acked, {last}"
 
 
 def change_value(result: ChangeResult, *, is_dry_run: bool, undo: str | None) -> dict[str, Any]:

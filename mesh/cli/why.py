@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import click
 
+from mesh.cli.output import print_value
 from mesh.cli.verbatim import VerbatimCommand
 
 TIMEOUT_S = 5.0
@@ -28,7 +28,7 @@ TIMEOUT_S = 5.0
     metavar="HOST:PORT",
     help="Admin address of the calling service's sidecar.",
 )
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
 def command(method: str, url: str, header: tuple[str, ...], admin: str, output: str) -> None:
     """Explain which route and endpoint a request would take.
 
@@ -39,8 +39,8 @@ def command(method: str, url: str, header: tuple[str, ...], admin: str, output: 
     if not urlsplit(url).netloc:
         raise click.UsageError(f"{url!r} is no absolute URL; write http://SERVICE/PATH")
     answer = asyncio.run(_ask(admin, method, url, header))
-    if output == "json":
-        click.echo(json.dumps(answer, indent=2))
+    if output != "text":
+        print_value(answer, output)
         return
     for line in as_text(answer):
         click.echo(line)

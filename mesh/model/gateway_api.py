@@ -78,14 +78,21 @@ def read_documents(documents: Iterable[object], namespace: str = DEFAULT_NAMESPA
             if label in seen:
                 found.append(Violation("", "stands there more than once"))
             seen.add(label)
-            # Of a value with gaps only the gaps are told, else each would be told twice.
-            found += [] if found else check(value)
+            # Where a gap was told, what is wrong with what stands in for it is not told too.
+            gaps = [violation.field for violation in found]
+            found += [v for v in check(value) if not any(_overlap(v.field, gap) for gap in gaps)]
             values.append(value)
         notes += [f"{label}: {note}" for note in said]
         problems += [Violation(".".join(filter(None, (label, v.field))), v.message) for v in found]
     if problems:
         raise InvalidError(problems)
     return Documents(tuple(values), tuple(notes))
+
+
+def _overlap(field: str, other: str) -> bool:
+    """Tell whether one of two paths stands within the other."""
+    shorter, longer = sorted((field, other), key=len)
+    return longer.startswith(shorter) and longer[len(shorter) : len(shorter) + 1] in ("", ".", "[")
 
 
 def _flatten(documents: Iterable[object]) -> Iterator[object]:

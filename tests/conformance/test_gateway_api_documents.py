@@ -515,6 +515,24 @@ def test_what_a_grpc_route_may_not_say(old, new, field):
     assert f"GRPCRoute/cart.{field}" in [violation.field for violation in wrong.value.violations]
 
 
+def test_everything_wrong_is_told_at_once_and_nothing_twice():
+    text = """
+        apiVersion: gateway.networking.k8s.io/v1
+        kind: HTTPRoute
+        metadata: {name: pay}
+        spec:
+          parentRefs: [{kind: Service, group: "", name: pay}]
+          rules:
+          - timeouts: {request: 5x}
+            retry: {codes: [99], attempts: -1}
+            backendRefs: [{name: pay, weight: -1}]
+    """
+    with pytest.raises(InvalidError) as wrong:
+        parse(text)
+    fields = [violation.field.removeprefix("HTTPRoute/pay.rules[0].") for violation in wrong.value.violations]
+    assert sorted(fields) == ["backendRefs[0].weight", "retry.attempts", "retry.codes[0]", "timeouts.request"]
+
+
 # --- TCPRoute -------------------------------------------------------------------------------------------------------
 
 TCP_ROUTE = """

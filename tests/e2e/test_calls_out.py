@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.consul import ConsulAgent
-from tests.support.fleet import Fleet, get, patched
+from tests.support.fleet import MESH, Fleet, get, patched
 from tests.support.ports import free_port
 from tests.support.process import until
 
@@ -178,6 +179,9 @@ async def test_why_says_what_then_happens(tmp_path: Path) -> None:
             answer = await get(caller.url(f"/{path}"), {"host": host})
             expected = "forwarded" if answer.status == 200 else f"{answer.status} {answer.flag}:"
             assert said.startswith(expected), (host, path, said, str(answer))
+        words = (*MESH, "why", "GET", "http://pay/whole", "--admin", f"127.0.0.1:{caller.admin}", "-o", "yaml")
+        asked = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+        assert yaml.safe_load((await asked.communicate())[0])["outcome"] == await outcome("pay", "whole")
         assert await outcome("pay", "half") == "50 % forwarded; 50 % 503 UH: sick has no healthy endpoint"
 
 

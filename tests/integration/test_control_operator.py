@@ -98,7 +98,14 @@ def details(error):
         ("Apply", operator_pb2.ApplyRequest(routes=[resource_pb2.Route()]), "HTTPRoute/.metadata.name"),
         ("Delete", operator_pb2.DeleteRequest(), "kind"),
         ("Get", operator_pb2.GetRequest(kind=9), "kind"),
+        ("Get", operator_pb2.GetRequest(kind=1, name=resource_pb2.Name(name="No such")), "name.name"),
+        (
+            "Delete",
+            operator_pb2.DeleteRequest(kind=1, name=resource_pb2.Name(name="a", namespace="B")),
+            "name.namespace",
+        ),
         ("List", operator_pb2.ListRequest(kind=9), "kind"),
+        ("List", operator_pb2.ListRequest(namespace="No"), "namespace"),
         ("SetWeights", operator_pb2.SetWeightsRequest(), "service.name"),
         (
             "SetWeights",
