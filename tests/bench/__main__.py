@@ -19,8 +19,8 @@ from dataclasses import replace
 
 import uvloop
 
-from tests.bench import http_case, low_load, memory, push, weights
-from tests.bench.cases import HTTP2_CASES, HTTP_CASES, LOW_LOAD, PEER, US
+from tests.bench import http_case, idle_streams, low_load, memory, push, weights
+from tests.bench.cases import EDGE_CASES, HTTP2_CASES, HTTP_CASES, LOW_LOAD, PEER, US
 from tests.bench.fleet import absent
 from tests.bench.load import BenchError
 from tests.bench.machine import cores, description, raise_file_limit
@@ -35,10 +35,12 @@ from tests.support.needs import REPO
 Measure = Callable[[Plan], Awaitable[Result]]
 SPARE_S = 10.0  # what a repeat may take longer than the first time
 
+_DRIVEN = (*HTTP_CASES, *HTTP2_CASES, *EDGE_CASES)
 CASES: dict[str, Measure] = {
-    **{case.name: functools.partial(http_case.run, case) for case in (*HTTP_CASES, *HTTP2_CASES)},
+    **{case.name: functools.partial(http_case.run, case) for case in _DRIVEN},
     LOW_LOAD.name: functools.partial(low_load.run, LOW_LOAD),
     "memory": memory.run,
+    idle_streams.NAME: idle_streams.run,
     "push-200": functools.partial(push.run, 200),
     "push-1000": functools.partial(push.run, 1000),
     "weight-to-effect": weights.run,
@@ -122,7 +124,7 @@ async def _again(first: Result, plan: Plan, needs_s: float) -> Result:
 
 
 async def _profile(names: list[str]) -> int:
-    case = next((case for case in (*HTTP_CASES, *HTTP2_CASES) if case.name in names), HTTP_CASES[0])
+    case = next((case for case in _DRIVEN if case.name in names), HTTP_CASES[0])
     try:
         print(f"{case.name}, {US}\n\n{await profile(case)}")
     except BenchError as error:

@@ -18,10 +18,11 @@ MAX_TWIN_DIFFERENCE = 0.05
 MAX_TWIN_DIFFERENCE_P99 = 0.10
 
 
-Load = Literal["wrk", "grpc-unary", "grpc-stream"]
+Load = Literal["wrk", "grpc-unary", "grpc-stream", "websocket"]
 """What drives a proxy: wrk speaks HTTP/1.1, our own gRPC client (unary calls, or one stream of messages) HTTP/2."""
-Behind = Literal["http1", "http2", "grpc", "tcp"]
-"""What the upstreams are: nginx by either version, our own gRPC program, or nginx of which only the bytes are seen."""
+Behind = Literal["http1", "http2", "grpc", "tcp", "tls", "websocket"]
+"""What the upstreams are: nginx by either version, our own gRPC or WebSocket program, nginx of which only the bytes are
+seen, or nginx with a certificate (then the proxy too shows one to its clients)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class HttpCase:
     @property
     def counted(self) -> str:
         """What the processor time is divided by."""
-        return "message" if self.load == "grpc-stream" else "request"
+        return "message" if self.load in ("grpc-stream", "websocket") else "request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,16 @@ HTTP2_CASES = (
         Traffic(closes=True),
         behind="tcp",
         in_quick=False,
+    ),
+)
+EDGE_CASES = (
+    HttpCase("tls", "as http1-full, but with TLS from the client and to the upstreams", 0.85, behind="tls"),
+    HttpCase(
+        "websocket",
+        "WebSocket messages of 1 KiB there and back on 64 connections; all figures are for a message",
+        0.8,
+        load="websocket",
+        behind="websocket",
     ),
 )
 LOW_LOAD = LowLoadCase()

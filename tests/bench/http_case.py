@@ -10,7 +10,7 @@ from statistics import median
 
 from tests.bench.cases import LEAST_ROUNDS, MAX_TWIN_DIFFERENCE, PEER, TRIO, TWIN, US, HttpCase
 from tests.bench.fleet import Fleet, Proxy, fleet
-from tests.bench.load import BenchError, Run, calls, wrk
+from tests.bench.load import BenchError, Run, calls, messages, wrk
 from tests.bench.plan import Plan
 from tests.bench.results import Bar, Result, Row
 from tests.bench.stats import estimate, is_disturbed, ratios, rotated, verdict
@@ -37,7 +37,7 @@ async def run(case: HttpCase, plan: Plan) -> Result:
             for name in rotated(due, number):
                 runs[name].append(await _one(running, name, case, plan.run_s))
         # A stream is one request in each round, by chance none of them recorded; TCP has no spans.
-        if case.load != "grpc-stream" and case.behind != "tcp":
+        if case.load not in ("grpc-stream", "websocket") and case.behind != "tcp":
             await _check_spans(running, runs, case.trace_ratio)
     return judge(case, runs)
 
@@ -46,13 +46,15 @@ async def drive(proxy: Proxy, case: HttpCase, directory: Path, seconds: int) -> 
     """The case's load on one proxy. Raises BenchError."""
     if case.load == "grpc-stream":
         return await calls(proxy.port, proxy.pid, ("stream",), seconds)
+    if case.load == "websocket":
+        return await messages(proxy.port, proxy.pid, case.connections, seconds)
     if case.load == "grpc-unary":
         words = ("unary", str(case.connections), str(case.streams))
         return await calls(proxy.port, proxy.pid, words, seconds)
     script = directory / "requests.lua"
     if not script.exists():
         script.write_text(wrk_script(case.traffic.requests()))
-    return await wrk(proxy.port, proxy.pid, script, seconds, case.connections)
+    return await wrk(proxy.port, proxy.pid, script, seconds, case.connections, is_tls=case.behind == "tls")
 
 
 async def _one(running: Fleet, name: str, case: HttpCase, seconds: int) -> Run:

@@ -1,4 +1,4 @@
-"""Load, and what it cost: wrk, or our own gRPC client, drives one proxy at a time.
+"""Load, and what it cost: wrk, or our own gRPC or WebSocket client, drives one proxy at a time.
 
 The proxy's processor time is read around it.
 """
@@ -57,14 +57,13 @@ class Run:
         return self.cpu.total_s / self.seconds
 
 
-async def wrk(port: int, pid: int, script: Path, seconds: int, connections: int) -> Run:
+async def wrk(port: int, pid: int, script: Path, seconds: int, connections: int, *, is_tls: bool = False) -> Run:
     """Drive the proxy of that port and process. Raises BenchError when a request failed."""
     program = TOOLS["wrk"].find()
     if program is None:
         raise BenchError(f"wrk is absent: {TOOLS['wrk'].remedy}")
-    command = pinned(
-        LOAD_CORE, program, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script, f"http://127.0.0.1:{port}/"
-    )
+    url = f"{'https' if is_tls else 'http'}://127.0.0.1:{port}/"
+    command = pinned(LOAD_CORE, program, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script, url)
     output, used = await _drive("wrk", command, pid, seconds + GRACE_S)
     found = _RESULT.search(output)
     if found is None:
@@ -85,12 +84,22 @@ async def calls(port: int, pid: int, words: Sequence[str], seconds: int) -> Run:
     ``words`` begins with what it is to do.
     """
     kind, *more = words
-    command = pinned(LOAD_CORE, sys.executable, "-m", "tests.bench.grpc_client", kind, str(port), str(seconds), *more)
-    output, used = await _drive("the gRPC client", command, pid, seconds + GRACE_S)
+    return await _ours("gRPC", pid, seconds, "tests.bench.grpc_client", kind, str(port), str(seconds), *more)
+
+
+async def messages(port: int, pid: int, connections: int, seconds: int) -> Run:
+    """Drive the proxy with tests.bench.websocket_client. Raises BenchError."""
+    words = (str(port), str(seconds), str(connections))
+    return await _ours("WebSocket", pid, seconds, "tests.bench.websocket_client", *words)
+
+
+async def _ours(what: str, pid: int, seconds: int, *words: str) -> Run:
+    command = pinned(LOAD_CORE, sys.executable, "-m", *words)
+    output, used = await _drive(f"the {what} client", command, pid, seconds + GRACE_S)
     try:
         said = json.loads(output)
     except ValueError:
-        raise BenchError(f"the gRPC client said: {output.decode(errors='replace').strip()[-500:]}") from None
+        raise BenchError(f"the {what} client said: {output.decode(errors='replace').strip()[-500:]}") from None
     if not said["count"]:
         raise BenchError("nothing was answered")
     return Run(said["count"], said["seconds"], said["p50_us"], said["p99_us"], used)

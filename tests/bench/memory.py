@@ -52,10 +52,10 @@ async def run(plan: Plan) -> Result:
         "memory",
         "resident memory (RSS, shared pages counted in full)",
         bars=(
-            _bar("a sidecar at rest", BASE_BAR_MIB, sum(base) / MIB, "MiB"),
-            _bar("the same, in Envoy's", 1.0, sum(base) / envoy_base, ""),
-            _bar("a further worker", WORKER_BAR_MIB, worker_mib, "MiB"),
-            _bar("an idle connection", IDLE_BAR_KIB, idle[US] / 1024, "KiB"),
+            fixed_bar("a sidecar at rest", BASE_BAR_MIB, sum(base) / MIB, "MiB"),
+            fixed_bar("the same, in Envoy's", 1.0, sum(base) / envoy_base, ""),
+            fixed_bar("a further worker", WORKER_BAR_MIB, worker_mib, "MiB"),
+            fixed_bar("an idle connection", IDLE_BAR_KIB, idle[US] / 1024, "KiB"),
         ),
         notes=(
             f"Envoy: at rest {envoy_base / MIB:.1f} MiB, an idle connection {idle[PEER] / 1024:.1f} KiB",
@@ -67,7 +67,7 @@ async def run(plan: Plan) -> Result:
     )  # fmt: skip
 
 
-def _bar(what: str, most: float, found: float, unit: str) -> Bar:
+def fixed_bar(what: str, most: float | None, found: float, unit: str) -> Bar:
     """A figure that does not vary from round to round."""
     figure = Estimate(found, found, found)
     return Bar(what, most, figure, verdict(figure, most), f" {unit}" if unit else "")

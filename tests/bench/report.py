@@ -150,6 +150,12 @@ def _method(plan: Plan) -> str:
   message of 20 bytes that is echoed, with gRPC's trailers. The stream: messages of 100 bytes, one DATA frame each, both
   ways at once; figures are for a message there and back, and there are no latencies. http1-to-http2: wrk's load as
   before, and the same nginx by HTTP/2 with prior knowledge.
+- TLS: wrk with https, nginx with a certificate, ECDSA P-256, kept connections; both proxies verify it by its authority.
+  A sidecar shows its certificate at its inbound listener and has its routes at its outbound one; to do all of it in one
+  process, as one listener of Envoy does, the outbound listener is given the certificate here.
+- WebSocket: a client and an echo of the benchmark's own, on uvloop: messages of 1 KiB, masked beforehand with keys of
+  their own, one at a time on each of 64 connections, which are opened before the clock runs. Both ends compare what
+  comes with what it should be.
 - CPU is user and system time of the proxy's process with all threads and workers, out of /proc, divided by the
   requests answered. "Core busy" is how much of its core the proxy had.
 - {plan.rounds} rounds or more of {plan.run_s:g} s for each proxy after {plan.warm_up_s:g} s of warming up, all proxies in each
@@ -167,6 +173,8 @@ def _method(plan: Plan) -> str:
   without one.
 - Memory: resident pages. At rest: with a control stream, a Consul client and the admin pages, after one table and one
   scrape. Idle connections: what 4000 of them (1000 in a quick run) add, after one request on each.
+- Idle streams: resident memory while 100 connections hold 100 gRPC streams each, a message there and back on each of
+  them, and no end; without timeouts, and with limits above that number.
 - Push: the server on core 0, the streams on core 1; a table in which every route has changed. Weight to effect: the
   clock runs from the call that sets the weight until the last of 100 streams (the sidecar's own feed and table,
   in two processes) has compiled the table of 27 routes, and each of four sidecars has sent its first request to the

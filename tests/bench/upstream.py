@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.bench.machine import LOAD_CORE, pinned
+from tests.bench.peers import Certificate
 from tests.support.needs import TOOLS
 
 BODY_BYTES = 66
@@ -30,7 +31,7 @@ http {{
   sendfile on;
   tcp_nopush on;
   open_file_cache max=16;
-  server {{
+{certificate}  server {{
 {listens}
     root {directory}/www;
     location / {{ return 200 "{body}"; }}
@@ -40,19 +41,25 @@ http {{
 """
 
 
-def command(directory: Path, ports: tuple[int, ...], *, http2: bool = False) -> list[str | Path]:
-    """Write its configuration and what it serves. ``http2``: by prior knowledge, and nothing else."""
+def command(
+    directory: Path, ports: tuple[int, ...], *, http2: bool = False, files: Certificate | None = None
+) -> list[str | Path]:
+    """Write its configuration and what it serves. ``http2``: by prior knowledge. ``files``: TLS, and nothing else."""
     www = directory / "www"
     www.mkdir()
     for name, size in SIZES.items():
         (www / name).write_bytes(b"0123456789abcdef" * (size // 16))
     port_words = "port $server_port "  # five digits each
+    certificate = f"  ssl_certificate {files.chain};\n  ssl_certificate_key {files.key};\n" if files else ""
     body = port_words + "." * (BODY_BYTES - len("port 20000 "))
     path = directory / "nginx.conf"
     path.write_text(
         _TEMPLATE.format(
             directory=directory,
-            listens="\n".join(f"    listen 127.0.0.1:{port}{' http2' * http2} backlog=4096;" for port in ports),
+            listens="\n".join(
+                f"    listen 127.0.0.1:{port}{' http2' * http2}{' ssl' * bool(files)} backlog=4096;" for port in ports
+            ),
+            certificate=certificate,
             body=body,
             files="\n".join(f"    location ~ ^/r[0-9]/{name}/ {{ try_files /{name} =404; }}" for name in SIZES),
         )

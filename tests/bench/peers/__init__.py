@@ -10,6 +10,15 @@ from tests.bench.cases import Behind
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """PEM files: a chain and its key, for the service's name, and the authority that they are of."""
+
+    chain: Path
+    key: Path
+    authority: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """Where a proxy is to stand. The first half of ``upstreams`` is version v1, the second v2."""
 
@@ -28,6 +37,10 @@ class Site:
     """Where every request is logged; None logs none."""
     behind: Behind = "http1"
     """What the upstreams speak. Where it is gRPC the callers speak HTTP/2, else HTTP/1.1."""
+    certificate: Certificate | None = None
+    """Shown to clients, and its authority trusted with the upstreams; None: clear text."""
+    holds_streams: bool = False
+    """Requests stay open for ever, 10 000 at a time: no timeouts, and limits above that."""
 
     @property
     def versions(self) -> dict[str, tuple[int, ...]]:
@@ -39,6 +52,8 @@ class Site:
 WEIGHTS = {"v1": 90, "v2": 10}
 TIMEOUT_S = 15
 RETRIES = 2
+HELD_REQUESTS = 20_000
+"""The limits where streams are held."""
 SPANS_EVERY_MS = 1000
 SPANS_PER_BATCH = 512
 """For every proxy that traces: what OpenTelemetry's SDKs have as default."""

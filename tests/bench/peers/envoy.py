@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.bench.peers import RETRIES, SPANS_EVERY_MS, SPANS_PER_BATCH, TIMEOUT_S, WEIGHTS, Command, Site
-from tests.bench.traffic import ROUTES
+from tests.bench.peers import HELD_REQUESTS, RETRIES, SPANS_EVERY_MS, SPANS_PER_BATCH, TIMEOUT_S, WEIGHTS, Command, Site
+from tests.bench.traffic import ROUTES, SERVICE
 from tests.support.needs import TOOLS
 
 _V3 = "type.googleapis.com/envoy"
@@ -52,7 +52,13 @@ def _bootstrap(site: Site) -> dict[str, Any]:
     http2 = {"@type": f"{_V3}.extensions.upstreams.http.v3.HttpProtocolOptions",
              "explicit_http_config": {"http2_protocol_options": {}}}  # fmt: skip
     spoken: dict[str, Any] = {"typed_extension_protocol_options": {_HTTP_OPTIONS: http2}}
-    behind = {} if site.behind in ("http1", "tcp") else spoken
+    behind = dict(spoken) if site.behind in ("http2", "grpc") else {}
+    if site.certificate is not None:
+        trusted = {"validation_context": {"trusted_ca": {"filename": str(site.certificate.authority)}}}
+        behind["transport_socket"] = _tls("Upstream", trusted, sni=SERVICE)
+    if site.holds_streams:
+        limits = {"max_requests": HELD_REQUESTS, "max_pending_requests": HELD_REQUESTS}
+        behind["circuit_breakers"] = {"thresholds": [limits]}
     clusters = [
         _cluster(version, ports, lb_policy="LEAST_REQUEST", **behind) for version, ports in site.versions.items()
     ]
@@ -90,7 +96,7 @@ def _listener(site: Site) -> dict[str, Any]:
         "generate_request_id": True,
         "use_remote_address": True,
         "via": "envoy",
-        "route_config": {"name": "bench", "virtual_hosts": [{"name": "shop", "domains": ["*"], "routes": _routes()}]},
+        "route_config": {"name": "bench", "virtual_hosts": [{"name": "shop", "domains": ["*"], "routes": _routes(site)}]},
         "http_filters": [{"name": "envoy.filters.http.router",
                           "typed_config": {"@type": f"{_V3}.extensions.filters.http.router.v3.Router"}}],
         "tracing": {"random_sampling": {"value": site.trace_ratio * 100},
@@ -98,18 +104,35 @@ def _listener(site: Site) -> dict[str, Any]:
                         "@type": f"{_V3}.config.trace.v3.OpenTelemetryConfig", "service_name": site.name,
                         "grpc_service": {"envoy_grpc": {"cluster_name": "otlp"}, "timeout": "10s"}}}},
     }  # fmt: skip
+    if site.behind == "websocket":
+        manager["upgrade_configs"] = [{"upgrade_type": "websocket"}]
+    if site.holds_streams:
+        manager["stream_idle_timeout"] = "0s"
     if site.access_log is not None:
         log = {"@type": f"{_V3}.extensions.access_loggers.file.v3.FileAccessLog", "path": str(site.access_log),
                "log_format": {"json_format": _LOG_FIELDS}}  # fmt: skip
         manager["access_log"] = [{"name": "envoy.access_loggers.file", "typed_config": log}]
-    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    chain: dict[str, Any] = {
+        "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+    }
+    if site.certificate is not None:
+        chain_file, key = ({"filename": str(path)} for path in (site.certificate.chain, site.certificate.key))
+        shown = {"tls_certificates": [{"certificate_chain": chain_file, "private_key": key}]}
+        chain["transport_socket"] = _tls("Downstream", shown)
     return {"name": "bench", "address": _address(site.port), "filter_chains": [chain]}
 
 
-def _routes() -> list[dict[str, Any]]:
+def _tls(side: str, common: dict[str, Any], **more: str) -> dict[str, Any]:
+    context = f"{_V3}.extensions.transport_sockets.tls.v3.{side}TlsContext"
+    common = {**common, "alpn_protocols": ["http/1.1"]}
+    return {"name": "envoy.transport_sockets.tls",
+            "typed_config": {"@type": context, "common_tls_context": common, **more}}  # fmt: skip
+
+
+def _routes(site: Site) -> list[dict[str, Any]]:
     action = {
         "weighted_clusters": {"clusters": [{"name": name, "weight": weight} for name, weight in WEIGHTS.items()]},
-        "timeout": f"{TIMEOUT_S}s",
+        "timeout": "0s" if site.holds_streams else f"{TIMEOUT_S}s",
         "retry_policy": {"retry_on": "connect-failure,refused-stream,retriable-status-codes", "num_retries": RETRIES,
                          "retriable_status_codes": [502, 503, 504]},
     }  # fmt: skip

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.bench.peers import RETRIES, SPANS_EVERY_MS, SPANS_PER_BATCH, TIMEOUT_S, WEIGHTS, Command, Site
+from tests.bench.peers import HELD_REQUESTS, RETRIES, SPANS_EVERY_MS, SPANS_PER_BATCH, TIMEOUT_S, WEIGHTS, Command, Site
 from tests.bench.traffic import ROUTES, SERVICE
 
 
@@ -20,7 +20,7 @@ def command(site: Site) -> Command:
         "inbound": "127.0.0.1:0",
         "admin": f"127.0.0.1:{site.admin_port}",
         "services": {SERVICE: endpoints(site)},
-        "routes": [route(), *policies(site)],
+        "routes": [route(timeout_s=None if site.holds_streams else TIMEOUT_S), *policies(site)],
     }
     if site.behind == "tcp":
         settings |= {
@@ -28,6 +28,8 @@ def command(site: Site) -> Command:
             "upstreams": {SERVICE: f"{site.port}/tcp"},
             "routes": [tcp_route()],
         }
+    if site.certificate is not None:
+        settings |= {"tls-cert": str(site.certificate.chain), "tls-key": str(site.certificate.key)}
     if site.access_log is not None:
         settings |= {"access-log": "all", "access-log-format": "json", "access-log-path": str(site.access_log)}
     path.write_text(json.dumps(settings))  # JSON is YAML
@@ -42,7 +44,7 @@ def command(site: Site) -> Command:
     words: list[str | Path] = [
         sys.executable,
         "-m",
-        "mesh.cli.main",
+        "tests.bench.peers.tls_sidecar" if site.certificate else "mesh.cli.main",
         "sidecar",
         "--config",
         path,
@@ -62,11 +64,16 @@ def endpoints(site: Site) -> list[dict[str, Any]]:
 
 
 def policies(site: Site) -> list[dict[str, Any]]:
-    """A ServicePolicy that says what the upstreams speak, where it is not HTTP/1.1."""
-    if site.behind in ("http1", "tcp"):
-        return []
+    """A ServicePolicy that says what the upstreams speak, where it is not HTTP/1.1 in clear text."""
+    spec: dict[str, Any] = {}
+    if site.behind in ("http2", "grpc"):
+        spec["appProtocol"] = site.behind
+    if site.certificate is not None:
+        spec["tls"] = {"caFile": str(site.certificate.authority)}
+    if site.holds_streams:
+        spec["limits"] = {"maxRequests": HELD_REQUESTS, "maxPendingRequests": HELD_REQUESTS}
     policy = {"apiVersion": "mesh.sidemesh.dev/v1", "kind": "ServicePolicy", "metadata": {"name": SERVICE}}
-    return [policy | {"spec": {"appProtocol": site.behind}}]
+    return [policy | {"spec": spec}] if spec else []
 
 
 def tcp_route() -> dict[str, Any]:
@@ -82,8 +89,11 @@ def tcp_route() -> dict[str, Any]:
     }
 
 
-def route(service: str = SERVICE, name: str = SERVICE, rules: int = ROUTES) -> dict[str, Any]:
+def route(
+    service: str = SERVICE, name: str = SERVICE, rules: int = ROUTES, timeout_s: int | None = TIMEOUT_S
+) -> dict[str, Any]:
     """An HTTPRoute with a rule for each prefix, each of them split between the versions."""
+    timeouts = {} if timeout_s is None else {"timeouts": {"request": f"{timeout_s}s"}}
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
@@ -94,7 +104,7 @@ def route(service: str = SERVICE, name: str = SERVICE, rules: int = ROUTES) -> d
                 {
                     "matches": [{"path": {"type": "PathPrefix", "value": f"/r{i}"}}],
                     "backendRefs": [_backend(service, version, weight) for version, weight in WEIGHTS.items()],
-                    "timeouts": {"request": f"{TIMEOUT_S}s"},
+                    **timeouts,
                     "retry": {"codes": [502, 503, 504], "attempts": RETRIES},
                 }
                 for i in range(rules)

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from tests.bench.cases import HTTP_CASES, LOW_LOAD, PEER, TWIN, US
+from tests.bench.cases import EDGE_CASES, HTTP_CASES, LOW_LOAD, PEER, TWIN, US
 from tests.bench.http_case import judge
+from tests.bench.idle_streams import judge as judge_idle_streams
 from tests.bench.load import Run
 from tests.bench.low_load import Round
 from tests.bench.low_load import judge as judge_low_load
@@ -52,10 +53,29 @@ def test_the_entry_has_the_form_that_was_agreed(full):
 
 def test_the_names_of_the_cases_are_those_that_were_agreed():
     names = {case.name for case in HTTP_CASES} | {LOW_LOAD.name}
+    assert {case.name: case.bar for case in EDGE_CASES} == {"tls": 0.85, "websocket": 0.8}
     assert names == {
         *("http1-full", "http1-trace-100", "http1-log-100", "http1-1mib", "http1-64kib", "http1-new-connections"),
         "http1-low-load",
     }
+
+
+def test_websocket_is_counted_by_message():
+    found = judge(EDGE_CASES[1], runs(sidemesh=60, envoy=100, envoy_2=101))
+    assert [bar.what for bar in found.bars] == ["CPU per message, ratio to Envoy"]
+    assert found.verdict == "met"
+
+
+def test_idle_streams_are_judged_by_all_memory_and_told_beside_envoys():
+    held = {US: (60 << 20, 140 << 20), PEER: (50 << 20, 350 << 20)}
+    entry = judge_idle_streams(held).as_json()
+    assert (entry["name"], entry["verdict"], entry["rss_mib"], entry["peer_rss_mib"]) == (
+        *("idle-streams", "met"),
+        *(140.0, 350.0),
+    )
+    assert [bar["verdict"] for bar in entry["bars"]] == ["met", "reported", "reported"]
+    assert entry["stream_kib"] == pytest.approx(80 * 1024 / 10_000)
+    assert judge_idle_streams({US: (60 << 20, 160 << 20)}).verdict == "missed"
 
 
 def test_a_missed_bar_says_by_how_much():
