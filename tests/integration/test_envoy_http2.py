@@ -246,6 +246,10 @@ async def upper(request: Request, writer: asyncio.StreamWriter) -> None:
 
 @pytest.mark.parametrize("kind", WAYS)
 async def test_a_websocket_passes_as_an_extended_connect(kind: str, authority: Authority, tmp_path: Path) -> None:
+    """Closed by the program: Envoy passes no half-close on to an HTTP/1.1 upgrade.
+
+    A client that leaves without a word is END_STREAM to it (RFC 8441 §5), and held until its stream_idle_timeout.
+    """
     async with way(kind, tmp_path, authority, upper) as path:
         client = await path.mesh.connect(path.port)
         client.send(
