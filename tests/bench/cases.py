@@ -110,13 +110,16 @@ HTTP2_CASES = (
     ),
 )
 EDGE_CASES = (
-    HttpCase("tls", "as http1-full, but with TLS from the client and to the upstreams", 0.85, behind="tls"),
+    HttpCase(
+        "tls", "as http1-full, but with TLS from the client and to the upstreams", 0.85, behind="tls", in_quick=False
+    ),
     HttpCase(
         "websocket",
         "WebSocket messages of 1 KiB there and back on 64 connections; all figures are for a message",
         0.8,
         load="websocket",
         behind="websocket",
+        in_quick=False,
     ),
 )
 LOW_LOAD = LowLoadCase()

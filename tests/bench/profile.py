@@ -11,7 +11,7 @@ from tests.bench.http_case import drive
 from tests.bench.load import BenchError
 
 SECONDS = 5
-LINES = 60
+LINES = 40
 
 
 async def profile(case: HttpCase) -> str:
@@ -39,6 +39,9 @@ async def profile(case: HttpCase) -> str:
                 stderr=asyncio.subprocess.DEVNULL,
             )
             output, _ = await child.communicate()
-            lines = [line for line in output.decode(errors="replace").splitlines() if line and line[0] != "#"]
+            # perf pads with blanks, and ends with columns that are empty here.
+            lines = [
+                line.rstrip(" -") for line in output.decode(errors="replace").splitlines() if line and line[0] != "#"
+            ]
             parts.append("\n".join(lines[:LINES]))
     return "\n\n".join(parts)

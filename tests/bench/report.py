@@ -81,6 +81,8 @@ def markdown(results: Sequence[Result], machine: Mapping[str, str], plan: Plan) 
         )
         if result.rows:
             parts.append(_table(("", *_COLUMNS), ((_NAMES[row.name], *_cells(row)) for row in result.rows)))
+        if result.profile:
+            parts.append(f"Where its time goes, by perf:\n\n```\n{result.profile}\n```\n")
         if result.notes:
             parts.append("\n".join(f"- {note}" for note in result.notes) + "\n")
     return "\n".join(part for part in parts if part)

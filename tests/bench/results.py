@@ -61,6 +61,8 @@ class Result:
     not_run: str = ""
     """Why there is nothing."""
     was_repeated: bool = False
+    profile: str = ""
+    """Where the time goes, of a case that missed its bar."""
     figures: Mapping[str, Any] = field(default_factory=dict)
     """What else is worth keeping, for build/bench.json."""
 
@@ -95,6 +97,8 @@ class Result:
             "bars": [_bar(bar) for bar in self.bars],
             "notes": list(self.notes),
         }
+        if self.profile:
+            entry["profile"] = self.profile.splitlines()
         if self.not_run:
             entry["not_run"] = self.not_run
         entry |= self.figures

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -144,3 +145,10 @@ def test_others_have_fewer_rounds_and_their_ratios_are_to_envoys_of_the_same_one
     result = judge(FULL, some)
     assert result.row("nginx").ratio.median == pytest.approx(0.25)
     assert result.row("sidemesh").ratio.high > 0.9
+
+
+def test_where_the_time_of_a_missed_case_goes_stands_in_both_files(full):
+    missed = replace(full, profile="47 % python\n20 % kernel")
+    assert "```\n47 % python\n20 % kernel\n```" in markdown([missed], {}, Plan.full())
+    assert missed.as_json()["profile"] == ["47 % python", "20 % kernel"]
+    assert "profile" not in full.as_json()
