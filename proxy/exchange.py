@@ -155,7 +155,12 @@ class Exchange:
                 if endpoint is None:
                     attempt, head = self._last_answer(cluster)  # NoHealthyEndpoint 503 UH, or what the last one met
                     break
-                attempt = self._begin_attempt(endpoint)
+                if self.attempt is None:
+                    attempt = self.attempt = Attempt(self, endpoint, self.started_s)
+                else:
+                    attempt = self._next_attempt(self.attempt, endpoint)
+                endpoint.active += 1
+                endpoint.requests += 1
                 http2 = endpoint.speaks_http2
                 if http2 is None:
                     http2 = request.version == HTTP2 and not request.upgrade and listener.caller_spoke_http2(request)
@@ -353,18 +358,14 @@ class Exchange:
             message = f"route {rule.label} sends to {cluster.name}: {error}"
             raise InvalidBackend(message) from error
 
-    def _begin_attempt(self, endpoint: UpstreamEndpoint) -> Attempt:
-        before = self.attempt
-        if before is not None:
-            before.endpoint.active -= 1
-            before.detach()
-            if before.deadline_s:
-                self.plane.deadlines.discard(before)
-            if self.body is not None:
-                self.body.detach()
-        attempt = self.attempt = Attempt(self, endpoint, self.started_s if before is None else self.plane.clock())
-        endpoint.active += 1
-        endpoint.requests += 1
+    def _next_attempt(self, before: Attempt, endpoint: UpstreamEndpoint) -> Attempt:
+        before.endpoint.active -= 1
+        before.detach()
+        if before.deadline_s:
+            self.plane.deadlines.discard(before)
+        if self.body is not None:
+            self.body.detach()
+        attempt = self.attempt = Attempt(self, endpoint, self.plane.clock())
         return attempt
 
     def _connected(self, attempt: Attempt) -> Steps:
@@ -519,11 +520,11 @@ class Exchange:
 
     def resume(self, what: object) -> None:
         """See Resumable. The outermost frame of every exchange."""
-        steps = self._steps
-        if steps is None or (what.__class__ is Attempt and what is not self.attempt):
+        steps, is_news = self._steps, what.__class__ is Attempt
+        if steps is None or (is_news and what is not self.attempt):
             return  # over already, or news of an attempt that was given up
         try:
-            if isinstance(what, ProxyError):
+            if not is_news and isinstance(what, ProxyError):
                 steps.throw(what)
             else:
                 steps.send(None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mesh.http.headers import Fields
 from mesh.http.message import TCP
@@ -41,7 +41,6 @@ _TOLD = b"-"  # an attempt's span id once its span is told
 _SCHEME = "http"
 # NamedTuple's own constructor takes 0.5 µs more, to look at names that nobody gives it.
 _span = partial(tuple.__new__, HttpSpan)
-_entry = partial(tuple.__new__, Entry)
 
 
 class SpanSink(Protocol):
@@ -309,34 +308,31 @@ class Recorder:
                 break
         forwarded = request.known.get(b"x-forwarded-for")
         cluster, rule, error = exchange.cluster, exchange.rule, exchange.error
-        self._add_line(
-            _entry(
-                (
-                    exchange.started_s,
-                    ended_s,
-                    attempt.answered_s - attempt.started_s if attempt is not None and attempt.head is not None else 0.0,
-                    request.method,
-                    request.target[:MAX_TARGET_BYTES],
-                    b"" if request.version == TCP else request.version,
-                    exchange.status,
-                    exchange.flag,
-                    0 if body is None else body.received,
-                    0 if attempt is None else attempt.body_bytes,
-                    None if forwarded is None else forwarded[:MAX_FIELD_BYTES],
-                    agent,
-                    exchange.request_id[:MAX_FIELD_BYTES],
-                    request.authority[:MAX_FIELD_BYTES],
-                    "" if attempt is None else attempt.endpoint.address,
-                    exchange.listener.name,
-                    downstream.peer_address,
-                    exchange.trace.trace_id,
-                    "" if rule is None else rule.label,
-                    "" if cluster is None else cluster.name,
-                    exchange.retries,
-                    "" if error is None else error.message,
-                )
-            )
+        entry: Any = (  # a tuple with an Entry's fields is all that is asked for, and a third of an Entry's price
+            exchange.started_s,
+            ended_s,
+            attempt.answered_s - attempt.started_s if attempt is not None and attempt.head is not None else 0.0,
+            request.method,
+            request.target[:MAX_TARGET_BYTES],
+            b"" if request.version == TCP else request.version,
+            exchange.status,
+            exchange.flag,
+            0 if body is None else body.received,
+            0 if attempt is None else attempt.body_bytes,
+            None if forwarded is None else forwarded[:MAX_FIELD_BYTES],
+            agent,
+            exchange.request_id[:MAX_FIELD_BYTES],
+            request.authority[:MAX_FIELD_BYTES],
+            "" if attempt is None else attempt.endpoint.address,
+            exchange.listener.name,
+            downstream.peer_address,
+            exchange.trace.trace_id,
+            "" if rule is None else rule.label,
+            "" if cluster is None else cluster.name,
+            exchange.retries,
+            "" if error is None else error.message,
         )
+        self._add_line(entry)
 
     def _labels(self, service: Name | None, subset: str | None, protocol: str) -> dict[str, str]:
         """Istio's labels, all but those of the answer. Without identities the caller of an inbound call is unknown."""

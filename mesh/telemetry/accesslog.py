@@ -119,7 +119,7 @@ def json_lines(entries: list[Entry], clock: Clock) -> bytes:
     r"""Entries as lines of JSON; unknown is null. What is not ASCII shows as ``\xNN``, the rest JSON escapes."""
 
     def escaped(entry: Entry) -> bytes:
-        return escaped_json_line(entry, clock.text(entry.started_s))
+        return escaped_json_line(entry, clock.text(entry[0]))
 
     if compiled_json_lines is None:
         return b"".join(map(escaped, entries))

@@ -1,5 +1,5 @@
-/* Splits the head of an HTTP/1.1 message into its lines: the compiled twin of proxy/http1/splitter.py, which says what
- * it does and is used where this could not be compiled. A head that is malformed in any way gives None; the reason is
+/* Splits the head of an HTTP/1.1 message into its lines, and puts one together: the compiled twin of
+ * proxy/http1/splitter.py, which says what it does and is used where this could not be compiled. A head that is malformed in any way gives None; the reason is
  * found in Python. It reads the bytes once, never beyond `end`, and keeps no pointer into them.
  */
 #define PY_SSIZE_T_CLEAN
@@ -19,6 +19,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     int is_made;
+    PyObject *gathered, *single; /* kinds: see splitter.py */
     Slot slots[SLOTS];
 } Splitter;
 
@@ -75,7 +76,27 @@ static PyObject *bytes_between(const unsigned char *start, const unsigned char *
     return PyBytes_FromStringAndSize((const char *)start, end - start);
 }
 
-static PyObject *special_field(const Slot *slot, const unsigned char *value, const unsigned char *end)
+/* What a head is made of so far. */
+typedef struct {
+    PyObject *first, *plain, *known, *single, *special;
+    Py_ssize_t count;
+} Parts;
+
+static int gather(PyObject *known, PyObject *name, PyObject *value)
+{
+    PyObject *before = PyDict_GetItemWithError(known, name);
+    if (before == NULL)
+        return PyErr_Occurred() ? -1 : PyDict_SetItem(known, name, value);
+    PyObject *joined = PyBytes_FromStringAndSize(PyBytes_AS_STRING(before), PyBytes_GET_SIZE(before));
+    PyBytes_ConcatAndDel(&joined, PyBytes_FromStringAndSize(", ", 2));
+    PyBytes_Concat(&joined, value);
+    int failed = joined == NULL ? -1 : PyDict_SetItem(known, name, joined);
+    Py_XDECREF(joined);
+    return failed;
+}
+
+static int add_special(const Splitter *self, Parts *parts, const Slot *slot, const unsigned char *value,
+                       const unsigned char *end)
 {
     while (value < end && (*value == ' ' || *value == '\t'))
         value++;
@@ -83,10 +104,16 @@ static PyObject *special_field(const Slot *slot, const unsigned char *value, con
         end--;
     PyObject *bytes = bytes_between(value, end);
     if (bytes == NULL)
-        return NULL;
-    PyObject *field = PyTuple_Pack(3, slot->kind, slot->name, bytes);
+        return -1;
+    int failed = 0;
+    if (slot->kind == self->gathered)
+        failed = gather(parts->known, slot->name, bytes);
+    else if (slot->kind == self->single && parts->single == NULL)
+        parts->single = Py_NewRef(bytes);
+    else
+        failed = append(parts->special, PyTuple_Pack(3, slot->kind, slot->name, bytes));
     Py_DECREF(bytes);
-    return field;
+    return failed;
 }
 
 static inline int is_line_end(const unsigned char *at, const unsigned char *end)
@@ -107,8 +134,9 @@ static PyObject *splitter_split(Splitter *self, PyObject *head)
         at++;
     if (!is_line_end(at, end))
         Py_RETURN_NONE;
-    PyObject *first = bytes_between(line, at), *plain = PyList_New(0), *special = PyList_New(0), *split = NULL;
-    if (first == NULL || plain == NULL || special == NULL)
+    Parts parts = {bytes_between(line, at), PyList_New(0), PyDict_New(), NULL, PyList_New(0), 0};
+    PyObject *split = NULL;
+    if (parts.first == NULL || parts.plain == NULL || parts.known == NULL || parts.special == NULL)
         goto done;
     for (at += 2; !is_line_end(at, end); at += 2) {
         uint32_t hash = HASH_START;
@@ -123,34 +151,45 @@ static PyObject *splitter_split(Splitter *self, PyObject *head)
         if (!is_line_end(at, end))
             goto malformed;
         const Slot *slot = find(self, hash, line, colon - line);
-        if (slot == NULL ? append(plain, bytes_between(line, at)) : append(special, special_field(slot, colon + 1, at)))
+        if (slot == NULL ? append(parts.plain, bytes_between(line, at))
+                         : add_special(self, &parts, slot, colon + 1, at))
             goto done;
+        parts.count++;
     }
     if (at + 2 != end)
         goto malformed;
-    split = PyTuple_Pack(3, first, plain, special);
+    PyObject *count = PyLong_FromSsize_t(parts.count);
+    if (count != NULL)
+        split = PyTuple_Pack(6, parts.first, parts.plain, parts.known, parts.single ? parts.single : Py_None,
+                             parts.special, count);
+    Py_XDECREF(count);
     goto done;
 malformed:
     split = Py_NewRef(Py_None);
 done:
-    Py_XDECREF(first);
-    Py_XDECREF(plain);
-    Py_XDECREF(special);
+    Py_XDECREF(parts.first);
+    Py_XDECREF(parts.plain);
+    Py_XDECREF(parts.known);
+    Py_XDECREF(parts.single);
+    Py_XDECREF(parts.special);
     return split;
 }
 
 static int splitter_init(Splitter *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"kinds", NULL};
-    PyObject *kinds, *name, *kind;
+    static char *names[] = {"kinds", "gathered", "single", NULL};
+    PyObject *kinds, *name, *kind, *gathered, *single;
     Py_ssize_t position = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!", names, &PyDict_Type, &kinds))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!O!", names, &PyDict_Type, &kinds, &PyLong_Type, &gathered,
+                                     &PyLong_Type, &single))
         return -1;
     if (self->is_made || PyDict_GET_SIZE(kinds) > MAX_NAMES) {
         PyErr_SetString(PyExc_ValueError, "a splitter is made once, of at most 64 names");
         return -1;
     }
     self->is_made = 1;
+    self->gathered = Py_NewRef(gathered);
+    self->single = Py_NewRef(single);
     while (PyDict_Next(kinds, &position, &name, &kind)) {
         if (!PyBytes_CheckExact(name)) {
             PyErr_SetString(PyExc_TypeError, "names are bytes");
@@ -162,6 +201,12 @@ static int splitter_init(Splitter *self, PyObject *args, PyObject *kwargs)
         uint32_t slot = hash;
         while (self->slots[slot & (SLOTS - 1)].name != NULL)
             slot++;
+        /* Kinds are compared as objects later, so those that are equal have to be the same one. */
+        int is_gathered = PyObject_RichCompareBool(kind, gathered, Py_EQ);
+        int is_single = PyObject_RichCompareBool(kind, single, Py_EQ);
+        if (is_gathered < 0 || is_single < 0)
+            return -1;
+        kind = is_gathered ? gathered : is_single ? single : kind;
         self->slots[slot & (SLOTS - 1)] = (Slot){hash, Py_NewRef(name), Py_NewRef(kind)};
     }
     return 0;
@@ -174,9 +219,68 @@ static void splitter_dealloc(Splitter *self)
         Py_XDECREF(self->slots[i].name);
         Py_XDECREF(self->slots[i].kind);
     }
+    Py_XDECREF(self->gathered);
+    Py_XDECREF(self->single);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
 }
+
+/* The bytes objects of a list or tuple, each with `between` more bytes; -1 where something else is in it. */
+static Py_ssize_t size_of(PyObject *pieces, Py_ssize_t between)
+{
+    Py_ssize_t size = 0;
+    if (!PyList_Check(pieces) && !PyTuple_Check(pieces))
+        return -1;
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(pieces); i++) {
+        PyObject *piece = PySequence_Fast_GET_ITEM(pieces, i);
+        if (!PyBytes_Check(piece))
+            return -1;
+        size += PyBytes_GET_SIZE(piece) + between;
+    }
+    return size;
+}
+
+static char *put_all(char *to, PyObject *pieces, int are_lines)
+{
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(pieces); i++) {
+        PyObject *piece = PySequence_Fast_GET_ITEM(pieces, i);
+        memcpy(to, PyBytes_AS_STRING(piece), (size_t)PyBytes_GET_SIZE(piece));
+        to += PyBytes_GET_SIZE(piece);
+        if (are_lines) {
+            *to++ = '\r';
+            *to++ = '\n';
+        }
+    }
+    return to;
+}
+
+static PyObject *join_head(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    Py_ssize_t front = -1, lines = -1, added = -1, tail = -1;
+    if (count == 4) {
+        front = size_of(args[0], 0);
+        lines = size_of(args[1], 2);
+        added = size_of(args[2], 2);
+        tail = size_of(args[3], 0);
+    }
+    if (front < 0 || lines < 0 || added < 0 || tail < 0) {
+        PyErr_SetString(PyExc_TypeError, "join_head(front, lines, added, tail): each a list or tuple of bytes");
+        return NULL;
+    }
+    PyObject *head = PyBytes_FromStringAndSize(NULL, front + 2 + lines + added + tail);
+    if (head == NULL)
+        return NULL;
+    char *to = put_all(PyBytes_AS_STRING(head), args[0], 0);
+    *to++ = '\r';
+    *to++ = '\n';
+    put_all(put_all(put_all(to, args[1], 1), args[2], 1), args[3], 0);
+    return head;
+}
+
+static PyMethodDef functions[] = {
+    {"join_head", (PyCFunction)(void (*)(void))join_head, METH_FASTCALL, "See proxy/http1/splitter.py."},
+    {NULL, NULL, 0, NULL},
+};
 
 static PyMethodDef splitter_methods[] = {
     {"split", (PyCFunction)splitter_split, METH_O, "See proxy/http1/splitter.py."},
@@ -218,6 +322,7 @@ static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "proxy.http1._splitter",
     .m_doc = "The compiled twin of proxy/http1/splitter.py.",
+    .m_methods = functions,
     .m_slots = module_slots,
 };
 

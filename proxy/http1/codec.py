@@ -30,7 +30,6 @@ from proxy.http1.fields import (
     CONNECTION,
     EXPECT,
     HOST,
-    KNOWN,
     LENGTH,
     PERSISTENCE_ONLY,
     SAYS_NOT_SENT,
@@ -44,7 +43,7 @@ from proxy.http1.fields import (
     upgrade_token,
 )
 from proxy.http1.limits import DEFAULT_LIMITS, HeadLimits
-from proxy.http1.splitter import TOKEN_PATTERN
+from proxy.http1.splitter import TOKEN_PATTERN, join_head
 
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 # RFC 3986 §3.2.2 without userinfo: name or IPv4, or a bracketed IPv6 address; then a port.
@@ -81,7 +80,7 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
     Raises BadRequest (or one of its kinds) for whatever may not be forwarded.
     """
     split = request_splitter.split(head)
-    line, plain, special = (head.partition(b"\r\n")[0], [], []) if split is None else split
+    line, plain, known, host, special, count = split or (head.partition(b"\r\n")[0], *_NOTHING)
     parts = line.split(b" ")
     if len(parts) != 3 or parts[2] != b"HTTP/1.1" or len(line) > limits.line_bytes:
         _check_request_line(line, limits)
@@ -89,28 +88,51 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
     is_11 = version == b"HTTP/1.1"
     if method not in _METHODS:
         raise _unknown_method(method)
-    if len(head) > limits.head_bytes or len(plain) + len(special) > limits.count:
+    if len(head) > limits.head_bytes or count > limits.count:
         raise too_large(head, limits, BadRequest)
     if split is None:
         raise malformed(head, BadRequest)
     if not target.isascii() or not target or b"#" in target or b"\t" in target:  # §3: some split at a tab
         message = f"request target {target[:60]!r} is none of the forms of RFC 9112 §3.2"
         raise BadRequest(message)
-    known: dict[bytes, bytes] = {}
-    request = RequestHead(method, target, b"", Fields(None, plain), known)
+    if host is None:
+        if is_11:
+            raise _one_host()
+        host = b""
+    request = RequestHead(method, target, host, Fields(None, plain), known)
+    keep_alive = is_11
+    if special:
+        keep_alive = _apply_special(request, special, is_11=is_11)
+    if not is_11:
+        request.version = b"1.0"
+    if target[0] != _SLASH or method == b"CONNECT":
+        _apply_other_target_form(request)
+    if request.authority not in _good_authorities:
+        _check_authority(request.authority)
+    if method == b"POST" and WEB_TYPE in head:
+        _apply_grpc_web(request)
+    return request, keep_alive
+
+
+_NOTHING: tuple[list[bytes], dict[bytes, bytes], None, list[tuple[int, bytes, bytes]], int] = ([], {}, None, [], 0)
+
+
+def _one_host() -> BadRequest:
+    return BadRequest("exactly one Host field is needed (RFC 9112 §3.2)")
+
+
+def _apply_special(request: RequestHead, special: list[tuple[int, bytes, bytes]], *, is_11: bool) -> bool:
+    """Take in the fields that frame the message or speak of the connection; gives whether it would be kept."""
+    known = request.known
     keep_alive = is_11
     closes = False
     named: list[bytes] | None = None
-    hosts = 0
     codings: list[bytes] | None = None
     upgrades: list[bytes] | None = None
-    for kind, name, value in special:
-        if kind == KNOWN:
-            known[name] = known[name] + b", " + value if name in known else value
-        elif kind == HOST:
-            hosts += 1
-            request.authority = value
-        elif kind == LENGTH:
+    for kind, _, value in special:
+        if kind == HOST:
+            raise _one_host()
+        if kind == LENGTH:
             if request.content_length is not None:
                 message = "more than one Content-Length (RFC 9112 §6.3)"
                 raise BadRequest(message)
@@ -137,18 +159,7 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
         _apply_transfer_encoding(request, codings, is_11=is_11)
     elif request.content_length:
         request.has_body = True
-    if not is_11:
-        request.version = b"1.0"
-    if hosts != 1 and (hosts or is_11):
-        message = "exactly one Host field is needed (RFC 9112 §3.2)"
-        raise BadRequest(message)
-    if target[0] != _SLASH or method == b"CONNECT":
-        _apply_other_target_form(request)
-    if request.authority not in _good_authorities:
-        _check_authority(request.authority)
-    if method == b"POST" and WEB_TYPE in head:
-        _apply_grpc_web(request)
-    return request, keep_alive
+    return keep_alive
 
 
 _good_authorities: set[bytes] = set()
@@ -258,13 +269,15 @@ def parse_response(
     Raises UpstreamProtocolError for whatever may not be forwarded.
     """
     split = response_splitter.split(head)
-    line, plain, special = (head.partition(b"\r\n")[0], [], []) if split is None else split
+    line, plain, _, sized, special, count = split or (head.partition(b"\r\n")[0], *_NOTHING)
     is_11, status = _status_lines.get(line) or _read_status_line(line)
-    if len(head) > limits.head_bytes or len(plain) + len(special) > limits.count:
+    if len(head) > limits.head_bytes or count > limits.count:
         raise too_large(head, limits, UpstreamProtocolError)
     if split is None:
         raise malformed(head, UpstreamProtocolError)
     response = ResponseHead(status, Fields(None, plain))
+    if sized is not None:
+        response.content_length = read_length(sized, UpstreamProtocolError)
     keep_alive = is_11
     closes = False
     named: list[bytes] | None = None
@@ -272,11 +285,9 @@ def parse_response(
     upgrades: list[bytes] | None = None
     for kind, _, value in special:
         if kind == LENGTH:
-            if response.content_length is not None:
-                message = "more than one Content-Length in the answer (RFC 9112 §6.3)"
-                raise UpstreamProtocolError(message)
-            response.content_length = read_length(value, UpstreamProtocolError)
-        elif kind == CODING:
+            message = "more than one Content-Length in the answer (RFC 9112 §6.3)"
+            raise UpstreamProtocolError(message)
+        if kind == CODING:
             codings = [*(codings or ()), value]
         elif kind == CONNECTION:
             if value in PERSISTENCE_ONLY:
@@ -365,6 +376,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 def request_bytes(head: RequestHead, added: list[bytes]) -> bytes:
     """A request head for the wire, rebuilt field by field, with the lines (without CRLF) that the mesh adds."""
+    front = (head.method, b" ", head.target, b" HTTP/1.1\r\nhost: ", head.authority)
     if head.content_length is not None:
         framing = b"content-length: %d\r\n" % head.content_length
     else:
@@ -373,14 +385,7 @@ def request_bytes(head: RequestHead, added: list[bytes]) -> bytes:
         framing += b"expect: 100-continue\r\n"
     if head.upgrade is not None:
         framing += upgrade_lines(head.upgrade)
-    return b"\r\n".join(
-        (
-            b"%b %b HTTP/1.1\r\nhost: %b" % (head.method, head.target, head.authority),
-            *head.fields.lines,
-            *added,
-            framing + b"\r\n",
-        )
-    )
+    return join_head(front, head.fields.lines, added, (framing, b"\r\n"))
 
 
 def upgrade_lines(protocol: bytes) -> bytes:
@@ -388,9 +393,12 @@ def upgrade_lines(protocol: bytes) -> bytes:
     return b"connection: upgrade\r\nupgrade: %b\r\n" % protocol
 
 
-def response_bytes(head: ResponseHead, framing: bytes) -> bytes:
-    """A response head for the wire; ``framing`` are its last lines (length, coding, connection) and the empty one."""
-    return b"\r\n".join((STATUS_LINES[head.status], *head.fields.lines, framing))
+def response_bytes(head: ResponseHead, *tail: bytes) -> bytes:
+    """A response head for the wire.
+
+    ``tail``: its last lines (length, coding, connection), the empty one, and what of the body goes out with it.
+    """
+    return join_head((STATUS_LINES[head.status],), head.fields.lines, (), tail)
 
 
 def chunk(data: bytes) -> bytes:

@@ -317,13 +317,14 @@ class Http1Downstream(asyncio.Protocol):
         length = head.content_length
         if length is not None and self._keep_alive and self._version == b"1.1":
             self._chunked_answer = self._ends_by_close = False
-            data = response_bytes(head, b"content-length: %d\r\n\r\n" % length)
+            framing = b"content-length: %d\r\n\r\n" % length
         else:
-            data = response_bytes(head, self._framing(head))
-        if pieces and not self._without_body:
-            if self._chunked_answer:
-                pieces = [chunk(piece) for piece in pieces]
-            data += pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            framing = self._framing(head)
+        if self._without_body:
+            pieces = []
+        elif self._chunked_answer:
+            pieces = [chunk(piece) for piece in pieces]
+        data = response_bytes(head, framing, *pieces)
         if ended and self._chunked_answer:
             data += last_chunk(trailers)
         if not self.transport.is_closing():  # as in _write()

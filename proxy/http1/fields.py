@@ -46,8 +46,8 @@ RESPONSE_KINDS = {
     b"upgrade": UPGRADE,
     NOT_SENT: SAYS_NOT_SENT,
 }
-request_splitter = make_splitter(REQUEST_KINDS)
-response_splitter = make_splitter(RESPONSE_KINDS)
+request_splitter = make_splitter(REQUEST_KINDS, gathered=KNOWN, single=HOST)
+response_splitter = make_splitter(RESPONSE_KINDS, gathered=KNOWN, single=LENGTH)
 
 
 def too_large(

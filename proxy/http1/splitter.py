@@ -1,4 +1,4 @@
-"""Splits the head of an HTTP/1.1 message into its lines, those that mean something to the codec set apart.
+"""Splits the head of an HTTP/1.1 message into its lines, those that mean something to the codec set apart; joins one.
 
 There are two, which do the same: the one here, and ``_splitter.c``, compiled when the package is installed where a C
 compiler is (12 of 31 µs that a request costs in Python go into this otherwise). Neither says why a head is malformed:
@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
-Split: TypeAlias = tuple[bytes, list[bytes], list[tuple[int, bytes, bytes]]]
-"""First line; lines to forward as they are; and (kind, lower-case name, value without outer blanks) of each other."""
+Split: TypeAlias = tuple[bytes, list[bytes], dict[bytes, bytes], bytes | None, list[tuple[int, bytes, bytes]], int]
+"""The first line; lines to forward as they are; what was gathered; the first value of the single kind; (kind,
+lower-case name, value) of every other field; how many fields there were. Values are without outer blanks."""
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 TOKEN_PATTERN = re.compile(TOKEN)
@@ -36,11 +37,17 @@ class HeadSplitter(Protocol):
 
 
 class PythonSplitter:
-    """See HeadSplitter. ``kinds``: the lower-case names that are set apart, each with a number other than 0."""
+    """See HeadSplitter. ``kinds``: the lower-case names that are set apart, each with a number other than 0.
 
-    def __init__(self, kinds: dict[bytes, int]) -> None:
+    Fields of the kind ``gathered`` go into a dict, repeated ones joined by ", " (RFC 9110 §5.3). Of the kind ``single``
+    a message has one as a rule: the first is given by itself, any other with the rest.
+    """
+
+    def __init__(self, kinds: dict[bytes, int], gathered: int, single: int) -> None:
         """Take what the names mean."""
         self._kinds = kinds
+        self._gathered = gathered
+        self._single = single
         self.seen: dict[bytes, int] = {}
         """Good names, as spelled, with their kind or 0. Bounded."""
 
@@ -50,6 +57,8 @@ class PythonSplitter:
         if len(head.translate(None, CONTROLS)) != len(head) - 2 * (len(lines) - 1) or head[-4:] != b"\r\n\r\n":
             return None
         plain: list[bytes] = []
+        known: dict[bytes, bytes] = {}
+        single: bytes | None = None
         special: list[tuple[int, bytes, bytes]] = []
         kind_of = self.seen.get
         for line in lines[1:-2]:
@@ -59,11 +68,17 @@ class PythonSplitter:
                 if not colon or not TOKEN_PATTERN.fullmatch(name):
                     return None
                 kind = self._learn(name)
-            if kind:
-                special.append((kind, name.lower(), value.strip(b" \t")))
-            else:
+            if not kind:
                 plain.append(line)
-        return lines[0], plain, special
+                continue
+            name, value = name.lower(), value.strip(b" \t")
+            if kind == self._gathered:
+                known[name] = known[name] + b", " + value if name in known else value
+            elif kind == self._single and single is None:
+                single = value
+            else:
+                special.append((kind, name, value))
+        return lines[0], plain, known, single, special, len(lines) - 3
 
     def _learn(self, name: bytes) -> int:
         kind = self._kinds.get(name.lower(), 0)
@@ -74,12 +89,19 @@ class PythonSplitter:
         return kind
 
 
-def make_splitter(kinds: dict[bytes, int]) -> HeadSplitter:
-    """The compiled one where there is one and MESH_PURE_PYTHON does not ask for the other."""
-    return PythonSplitter(kinds) if _Compiled is None else _Compiled(kinds)
+def make_splitter(kinds: dict[bytes, int], gathered: int, single: int) -> HeadSplitter:
+    """The compiled one where there is one and MESH_PURE_PYTHON does not ask for the other. See PythonSplitter."""
+    return (PythonSplitter if _Compiled is None else _Compiled)(kinds, gathered, single)
 
 
-def _compiled() -> Callable[[dict[bytes, int]], HeadSplitter] | None:
+def join_head(
+    front: Sequence[bytes], lines: Sequence[bytes], added: Sequence[bytes], tail: Sequence[bytes], /
+) -> bytes:
+    """A head: the pieces of its first line; field lines; more of them; and the pieces behind the last CRLF."""
+    return b"\r\n".join((b"".join(front), *lines, *added, b"".join(tail)))
+
+
+def _compiled() -> Callable[[dict[bytes, int], int, int], HeadSplitter] | None:
     if os.environ.get("MESH_PURE_PYTHON"):
         return None
     try:
@@ -91,6 +113,8 @@ def _compiled() -> Callable[[dict[bytes, int]], HeadSplitter] | None:
 
 _Compiled = _compiled()
 IS_COMPILED = _Compiled is not None
+if IS_COMPILED:
+    pass
 
 if __name__ == "__main__" and not IS_COMPILED:
     sys.stderr.write(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -140,7 +141,7 @@ async def test_the_source_dies_and_returns_empty_and_no_share_changes_while_inst
     assert seen.observations[before].contact is Contact.RESUMED
     assert seen.state == {}
     # The catalog has a watch of its own, whose backoff may have begun its longest pause just before.
-    longest_s = 2 * Backoff.max_s
+    longest_s = 2 * Backoff(Random(1)).max_s
     await until(
         lambda: catalog.report()[0].missing == 3, what="the catalog to be told that all are gone", timeout_s=longest_s
     )

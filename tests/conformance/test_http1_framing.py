@@ -18,8 +18,10 @@ from tests.support.dialogue import AnswerReading, Conversation
 def splitter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything here holds with either splitter of heads."""
     if request.param == "python":
-        monkeypatch.setattr(codec, "request_splitter", PythonSplitter(fields.REQUEST_KINDS))
-        monkeypatch.setattr(codec, "response_splitter", PythonSplitter(fields.RESPONSE_KINDS))
+        monkeypatch.setattr(codec, "request_splitter", PythonSplitter(fields.REQUEST_KINDS, fields.KNOWN, fields.HOST))
+        monkeypatch.setattr(
+            codec, "response_splitter", PythonSplitter(fields.RESPONSE_KINDS, fields.KNOWN, fields.LENGTH)
+        )
 
 
 H = b"Host: pay\r\n"

@@ -278,7 +278,7 @@ async def test_field_names_and_hosts_never_seen_before_fill_no_memory(monkeypatc
     from proxy.http1.splitter import MAX_NAMES
 
     rng = random.Random(6)
-    seen = splitter.PythonSplitter(fields.REQUEST_KINDS)
+    seen = splitter.PythonSplitter(fields.REQUEST_KINDS, fields.KNOWN, fields.HOST)
     monkeypatch.setattr(codec, "request_splitter", seen)  # the compiled one remembers nothing
     async with mesh().service("pay").start() as m:
         client = await m.connect()

@@ -11,7 +11,8 @@ from proxy.http1 import splitter
 from proxy.http1.splitter import TOKEN_PATTERN, PythonSplitter, Split
 from tests.support.needs import REPO
 
-KINDS = {b"host": 1, b"content-length": 2, b"x-request-id": 3, b"connection": 4, b"te": 5}
+HOST, GATHERED = 1, 3
+KINDS = {b"host": HOST, b"content-length": 2, b"x-request-id": GATHERED, b"via": GATHERED, b"connection": 4, b"te": 5}
 
 needs_compiled = pytest.mark.skipif(
     not splitter.IS_COMPILED,
@@ -20,7 +21,7 @@ needs_compiled = pytest.mark.skipif(
 
 PIECES = st.sampled_from(
     [b"GET / HTTP/1.1", b"HTTP/1.1 200 OK", b"Host: pay", b"hOST:\tpay \t", b"content-length:5", b"Content-Length : 5",
-     b"x-a: 1", b"X-Request-Id:", b"X-Request-Id: \t ", b"x-request-idd: 1", b"te", b"te:", b":", b": x", b"\r\n", b"\r\n",
+     b"x-a: 1", b"Via: a", b"via:b ", b"X-Request-Id:", b"X-Request-Id: \t ", b"x-request-idd: 1", b"te", b"te:", b":", b": x", b"\r\n", b"\r\n",
      b"\r\n", b"\r\n\r\n", b"\r", b"\n", b" ", b"\t", b"\x00", b"\x1f", b"\x7f", b"\x80\xff", b"a" * 70, b"%b: %b" % (b"n" * 300, b"v")]
 )  # fmt: skip
 
@@ -46,7 +47,7 @@ def heads(draw) -> bytes:
 def test_both_make_the_same_of_every_head(head: bytes) -> None:
     from proxy.http1._splitter import Splitter
 
-    assert Splitter(KINDS).split(head) == PythonSplitter(KINDS).split(head)
+    assert Splitter(KINDS, GATHERED, HOST).split(head) == PythonSplitter(KINDS, GATHERED, HOST).split(head)
 
 
 @given(heads())
@@ -54,21 +55,30 @@ def test_what_is_taken_is_put_together_again_from_its_parts(head: bytes) -> None
     for split in (each.split(head) for each in splitters()):
         if split is None:
             continue
-        first, plain, special = split
+        first, plain, known, host, special, count = split
         assert head.startswith(first + b"\r\n")
         assert head.endswith(b"\r\n\r\n")
         lines = head[:-4].split(b"\r\n")[1:] if head != b"\r\n\r\n" else []
         assert sorted(plain) == sorted(line for line in lines if line.partition(b":")[0].lower() not in KINDS)
-        assert special == [
+        others = [
             (KINDS[name.lower()], name.lower(), value.strip(b" \t"))
             for name, _, value in (line.partition(b":") for line in lines)
             if name.lower() in KINDS
         ]
+        hosts = [field for field in others if field[0] == HOST]
+        assert host == (hosts[0][2] if hosts else None)
+        assert special == [field for field in others if field[0] != GATHERED and field is not next(iter(hosts), None)]
+        assert known == {
+            name: b", ".join(value for _, each, value in others if each == name)
+            for kind, name, _ in others
+            if kind == GATHERED
+        }
+        assert count == len(lines)
         assert all(TOKEN_PATTERN.fullmatch(line.partition(b":")[0]) for line in plain)
 
 
 def splitters() -> list[splitter.HeadSplitter]:
-    return [splitter.make_splitter(KINDS), PythonSplitter(KINDS)]
+    return [splitter.make_splitter(KINDS, GATHERED, HOST), PythonSplitter(KINDS, GATHERED, HOST)]
 
 
 def test_every_character_is_taken_or_refused_as_rfc_9110_says() -> None:
@@ -90,10 +100,10 @@ def test_the_compiled_splitter_refuses_what_it_cannot_use() -> None:
 
     for wrong in ([], {"text": 1}, {b"%d" % i: 1 for i in range(65)}):
         with pytest.raises((TypeError, ValueError)):
-            Splitter(wrong)  # type: ignore[arg-type]
-    once = Splitter(KINDS)
+            Splitter(wrong, GATHERED, HOST)  # type: ignore[arg-type]
+    once = Splitter(KINDS, GATHERED, HOST)
     with pytest.raises(ValueError, match="once"):
-        once.__init__(KINDS)  # type: ignore[misc]
+        once.__init__(KINDS, GATHERED, HOST)  # type: ignore[misc]
     with pytest.raises(TypeError):
         once.split("text")  # type: ignore[arg-type]
 
@@ -102,14 +112,16 @@ def test_the_compiled_splitter_refuses_what_it_cannot_use() -> None:
 def test_the_compiled_splitter_keeps_and_loses_no_memory() -> None:
     program = """
 import gc, sys
-from proxy.http1._splitter import Splitter
-kinds = {b"host": 1000001, b"te": 1000002}
-heads = [b"GET / HTTP/1.1\\r\\nhost: a\\r\\nx: 1\\r\\n\\r\\n", b"GET / HTTP/1.1\\r\\nhost: a\\r\\nx: \\x00\\r\\n\\r\\n", b"x"]
+from proxy.http1._splitter import Splitter, join_head
+kinds = {b"host": 1000001, b"te": 1000002, b"via": 1000003}
+heads = [b"GET / HTTP/1.1\\r\\nhost: a\\r\\nx: 1\\r\\n\\r\\n", b"GET / HTTP/1.1\\r\\nhost: a\\r\\nx: \\x00\\r\\n\\r\\n", b"x",
+    b"GET / HTTP/1.1\\r\\nvia: a\\r\\nVia: b\\r\\nhost: a\\r\\nhost: b\\r\\nte: c\\r\\n\\r\\n"]
 def work(times):
     for _ in range(times):
-        each = Splitter(kinds)
+        each = Splitter(kinds, 1000003, 1000001)
         for head in heads:
             each.split(head)
+        join_head((b"a", b"b"), [b"x: 1"], (), [b"", b"c"])
 work(1000)
 gc.collect()
 before = sys.getallocatedblocks()
@@ -133,3 +145,25 @@ def test_the_environment_chooses_python(pure: str, *, expected: bool) -> None:
         check=True,
     )
     assert done.stdout == f"{expected}\n"
+
+
+pieces = st.lists(st.binary(max_size=20), max_size=4)
+
+
+@needs_compiled
+@given(pieces, pieces, pieces.map(tuple), pieces)
+def test_both_join_a_head_from_the_same_pieces(front, lines, added, tail) -> None:
+    from proxy.http1._splitter import join_head
+
+    joined = join_head(tuple(front), lines, added, tail)
+    assert joined == b"".join(front) + b"\r\n" + b"".join(x + b"\r\n" for x in (*lines, *added)) + b"".join(tail)
+    assert joined == b"\r\n".join((b"".join(front), *lines, *added, b"".join(tail)))  # what the twin does
+
+
+@needs_compiled
+def test_what_is_no_piece_is_a_type_error() -> None:
+    from proxy.http1._splitter import join_head
+
+    for wrong in ((), ([], [], []), ([], ["x"], [], []), ([], [], [], b"x"), ([None], [], [], [])):
+        with pytest.raises(TypeError):
+            join_head(*wrong)
