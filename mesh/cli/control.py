@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from control.config import DEFAULT_HTTP, DEFAULT_LISTEN, ControlConfig
 from control.errors import StoreError
 from control.registry import DEFAULT_LEASE_S
 from control.server import ControlServer, ListenError
+from mesh.cli.state import state_directory
 from mesh.cli.verbatim import VerbatimCommand
 from mesh.model.errors import InvalidError
 
@@ -112,8 +112,10 @@ def _directory(data: str | None) -> Path | None:
         return None
     if data is not None:
         return Path(data)
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
-    return Path(state) / "sidemesh/control"
+    found = state_directory("control")
+    if found is None:
+        raise click.UsageError(f"there is no home directory to keep the table in; give --data DIR, or --data {_MEMORY}")
+    return found
 
 
 def _run(config: ControlConfig) -> None:

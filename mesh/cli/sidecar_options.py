@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 import yaml
 
+from mesh.cli.state import state_directory
 from mesh.discovery.file_format import read_services
 from mesh.model.errors import InvalidError, Violation
 from mesh.model.gateway_api import read_documents
@@ -47,7 +48,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--drain-s", type=float, help="Time to leave, and again for calls in flight, s.  [default: 30]"),
     click.option("--max-connections", type=int, help="Clients of one listener at a time.  [default: 20000]"),
     click.option("--grace-s", type=float, help="Stay of endpoints that vanish without a word, s.  [default: 30]"),
-    click.option("--data", "data", metavar="DIR", help="Where the last table and endpoints are kept.  [default: none]"),
+    click.option("--data", "data", metavar="DIR", help="Where the last table and endpoints are kept; 'none': nowhere.  "
+                 "[default: $XDG_STATE_HOME/sidemesh/sidecar, else ~/.local/state/sidemesh/sidecar]"),
     click.option("--services", "services_file", metavar="FILE", help="Endpoints from a YAML file instead of a server."),
     click.option("--suffix", multiple=True, metavar=".DOMAIN", help="A further domain of service names; repeatable."),
     click.option("--trace-ratio", type=float, help="Share of new traces that is sampled, 0 to 1.  [default: 0.01]"),
@@ -101,6 +103,9 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
         service = "unnamed"
     defaults = SidecarConfig(Name(namespace, str(service)))
     inbound = value("inbound", _address, defaults.inbound)
+    instance_id = value("instance_id", _text, "")
+    # Files are named after the instance: one whose name is new at every start would find none, and leave its own.
+    keeps = bool(instance_id or inbound.port) and ("control" in given or "consul" in given)
     # The flag --services names a file; in the file the key holds the endpoints themselves.
     services = value("services", _services, None)
     config = SidecarConfig(
@@ -117,7 +122,7 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
         tcp_upstreams=value("upstream", lambda _: _tcp_upstreams(given, namespace), frozenset())
         or value("upstreams", lambda _: _tcp_upstreams(given, namespace), frozenset()),
         advertise=value("advertise", lambda text: Address.parse(_text(text), 0), None),
-        instance_id=value("instance_id", _text, "") or _own_id(str(service), inbound),
+        instance_id=instance_id or _own_id(str(service), inbound),
         check=value("check", _text, "tcp"),
         protocol=value("protocol", _text, "caller"),
         tls_cert=value("tls_cert", _path, None),
@@ -130,7 +135,7 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
         grace_s=value("grace_s", _number, defaults.grace_s),
         max_connections=value("max_connections", _whole, defaults.max_connections),
         limits=value("limits", _limits, defaults.limits),
-        data_dir=value("data", lambda text: Path(_text(text)), None),
+        data_dir=value("data", _directory, state_directory("sidecar") if keeps else None),
         suffixes=value("suffix", _suffixes, defaults.suffixes),
         trace_ratio=value("trace_ratio", _number, defaults.trace_ratio),
         trace_formats=value("trace_formats", _words, defaults.trace_formats),
@@ -228,6 +233,11 @@ def _text(given: object) -> str:
     if isinstance(given, bool) or not isinstance(given, str | int | float | Path):
         raise TypeError(f"{given!r} is not text")
     return str(given)
+
+
+def _directory(given: object) -> Path | None:
+    text = _text(given)
+    return None if text == "none" else Path(text)
 
 
 def _whole(given: object) -> int:

@@ -88,3 +88,22 @@ def test_what_yaml_gives_in_its_own_types_is_taken(tmp_path: Path) -> None:
     assert (config.consul, config.access_log, config.egress) == ("http://10.0.0.1:8500", "off", True)
     assert (config.trace_formats, config.suffixes) == (("tracecontext", "b3"), (".service.consul", ".mesh"))
     assert config.limits == ConnectionLimits(HeadLimits(line_bytes=8192, count=50), idle_s=60)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"control": "127.0.0.1:15010"}, "sidemesh/sidecar"),
+        ({"consul": "127.0.0.1:8500"}, "sidemesh/sidecar"),
+        ({"control": "127.0.0.1:15010", "data": "none"}, None),
+        ({"control": "127.0.0.1:15010", "data": "/var/lib/x"}, "/var/lib/x"),
+        ({}, None),  # there is nothing to keep
+        ({"control": "127.0.0.1:15010", "inbound": "127.0.0.1:0"}, None),  # named anew at each start
+        ({"control": "127.0.0.1:15010", "inbound": "127.0.0.1:0", "instance_id": "a"}, "sidemesh/sidecar"),
+    ],
+)
+def test_a_sidecar_with_something_to_lose_keeps_it_by_default(
+    given: dict[str, str], kept: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert read(tmp_path, **given).data_dir == (None if kept is None else tmp_path / kept)
