@@ -373,7 +373,7 @@ class Demo:
             self._problems.append("no span reached the collector")
             return
         self._console.print()
-        self._console.print(trace_tree(trace), highlight=False, soft_wrap=True)
+        self._console.print(trace_tree(trace), highlight=False)  # wraps within the tree
         missing = {"frontend", "reviews", "ratings"} - {s["service"] for s in trace["spans"]}
         if missing:
             self._problems.append(f"no trace goes over all services: {', '.join(sorted(missing))} missing")
