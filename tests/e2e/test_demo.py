@@ -4,10 +4,13 @@ import os
 import re
 import signal
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from mesh.client import MeshClient
+from mesh.model.name import Name
 from tests.support.needs import require
 from tests.support.process import Process, until
 
@@ -64,3 +67,23 @@ async def test_requests_that_fail_are_named_with_their_flag_and_make_the_demo_fa
                 os.kill(pid, signal.SIGSTOP)
         assert await demo.wait(timeout_s=100) == 1
         assert re.search(r"FAILED: \d+ requests failed: (GET|POST) /products/\d+: 5\d\d ", demo.output())
+
+
+async def test_a_share_that_does_not_hold_is_named_and_makes_the_demo_fail(tmp_path: Path) -> None:
+    """Somebody else moves the weights while the demo looks at one half."""
+    async with Process.start(sys.executable, "-m", "mesh.cli.main", "demo", log=tmp_path / "demo.log") as demo:
+        await demo.until_logged("everything is up", timeout_s=40)
+        (control,) = {word for pid in children(demo.pid) for word in after(b"--control", command_line(pid))}
+        await demo.until_logged("reviews v2 at 50 %", timeout_s=40)
+        async with MeshClient(control.decode()) as mesh:
+            assert (await mesh.set_weights(Name("default", "reviews"), {"v1": 95, "v2": 5})).is_acked_by_all
+        assert await demo.wait(timeout_s=100) == 1
+        assert re.search(r"FAILED: reviews v2 at 50 %.*% of \d+ requests went to v2", demo.output())
+
+
+def command_line(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
+def after(option: bytes, words: list[bytes]) -> list[bytes]:
+    return [value for word, value in pairwise(words) if word == option]

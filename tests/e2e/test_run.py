@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from mesh.cli.run import program_environment
+from mesh.model.name import Name
+from proxy.config import Address, SidecarConfig
+from proxy.sidecar import Sidecar
 from tests.support.fleet import MESH, PROGRAM, Answer, Fleet, SidecarProcess, get, patched
 from tests.support.ports import free_port
 from tests.support.process import until
@@ -75,6 +79,18 @@ async def test_the_programs_calls_go_through_the_sidecar_and_signals_reach_it(tm
             return set((await ask(pay, "/signals")).told["signals"]) == {"SIGHUP", "SIGUSR1", "SIGUSR2"}
 
         await pay.process.until(all_came, what="the signals to be passed on")
+
+
+def test_calls_to_the_meshs_own_helpers_go_past_the_sidecar() -> None:
+    config = SidecarConfig(
+        Name("default", "pay"), control=Address("control.example", 15010), consul="http://consul.example:8500"
+    )
+    sidecar = Sidecar(config)
+    sidecar.addresses["outbound"] = Address("127.0.0.1", 15001)
+    environment = program_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": "otlp.example:4317"}, config, sidecar)
+    direct = environment["NO_PROXY"].split(",")
+    assert {"control.example", "consul.example", "otlp.example", "127.0.0.1", "::1", "169.254.0.0/16"} <= set(direct)
+    assert environment["no_proxy"] == environment["NO_PROXY"]
 
 
 SERVER = (
