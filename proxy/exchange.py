@@ -370,6 +370,7 @@ class Exchange:
 
     def _connected(self, attempt: Attempt) -> Steps:
         """Wait for a connection: then the attempt has a stream, else its error."""
+        attempt.wants_fresh = self.request.version == TCP
         try:
             attempt.endpoint.connect_for(attempt)
         except Overflow as error:

@@ -115,7 +115,7 @@ class UpstreamEndpoint:
             return
         if connection.served == 1 and self.service.tls is not None:
             self.service.tls.remember(self.address, (HTTP1,), connection.transport.get_extra_info("ssl_object"))
-        if self._waiting.serve(connection):
+        if self._waiting.serve(connection, is_used=connection.served > 0):
             return
         if not self.is_known:
             connection.close()

@@ -54,17 +54,20 @@ class WaitingLine:
         attempt.line = None
         self._service.usage.pending -= 1
 
-    def next(self) -> Attempt | None:
-        """Whose turn it is, who then waits no more; None where nobody waits."""
-        if not self._attempts:
-            return None
-        attempt = next(iter(self._attempts))
-        self.leave(attempt)
-        return attempt
+    def next(self, *, is_used: bool = False) -> Attempt | None:
+        """Whose turn it is, who then waits no more; None where nobody waits.
 
-    def serve(self, stream: UpstreamStream) -> bool:
-        """Give ``stream`` to whose turn it is; False where nobody waits."""
-        attempt = self.next()
+        ``is_used``: for a connection that has carried something, which those who want a fresh one are passed over for.
+        """
+        for attempt in self._attempts:
+            if not (is_used and attempt.wants_fresh):
+                self.leave(attempt)
+                return attempt
+        return None
+
+    def serve(self, stream: UpstreamStream, *, is_used: bool = False) -> bool:
+        """Give ``stream`` to whose turn it is; False where nobody waits for such a one. See ``next``."""
+        attempt = self.next(is_used=is_used)
         if attempt is None:
             return False
         try:

@@ -18,6 +18,7 @@ class Waiter:
     """What the line knows of an attempt."""
 
     line = None
+    wants_fresh = False
 
 
 def waiters(line, count, *, has_connections=False):
@@ -35,6 +36,14 @@ def test_first_come_first_served_and_whoever_gives_up_is_passed_over():
     second.line.leave(second)
     assert [line.next(), line.next(), line.next()] == [first, third, None]
     assert (pay.usage.pending, len(line), first.line, second.line) == (0, 0, None, None)
+
+
+def test_a_used_connection_passes_over_those_who_want_a_fresh_one():
+    line = WaitingLine(service())
+    first, second, third = waiters(line, 3)
+    first.wants_fresh = third.wants_fresh = True
+    assert [line.next(is_used=True), line.next(is_used=True)] == [second, None]
+    assert [line.next(), line.next(), line.next()] == [first, third, None]
 
 
 def test_one_who_gives_up_at_one_endpoint_makes_room_at_another():
