@@ -6,9 +6,11 @@ import asyncio
 import errno
 import logging
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast
 
+from proxy.detect import DetectingDownstream
 from proxy.http1.downstream import Http1Downstream
 from proxy.http2.downstream import Http2Downstream
 from proxy.tcp import TcpDownstream
@@ -43,13 +45,16 @@ async def open_server(listener: Listener, sock: socket.socket) -> Closable:
 
 def protocol_for(listener: Listener) -> asyncio.Protocol:
     """For a connection that is made now. HTTP/1.1 and HTTP/2 are told apart by what comes: see ``http1/downstream``."""
-    return TcpDownstream(listener) if listener.takes_connections else Http1Downstream(listener)
+    if listener.takes_connections:
+        return TcpDownstream(listener)
+    return DetectingDownstream(listener) if listener.peeks else Http1Downstream(listener)
 
 
 class PeekingServer:
     """Looks at each connection's first byte, without taking it, before anybody reads: TLS or plain text.
 
-    Where the server speaks first and in clear text nothing would ever come: such a listener has no TLS.
+    Where the server speaks first and in clear text nothing would ever come: such a listener has no TLS, or it detects,
+    and then takes a client's silence for that.
     """
 
     def __init__(self, listener: Listener, sock: socket.socket) -> None:
@@ -97,8 +102,11 @@ class PeekingServer:
             self._listener.refused_connections += 1
             connection.close()
             return
-        limit_s = self._listener.limits.first_byte_s
-        self._silent[connection] = self._loop.call_later(limit_s, self._give_up, connection)
+        limits, peeks = self._listener.limits, self._listener.peeks
+        timer = self._loop.call_later(
+            limits.peek_s if peeks else limits.first_byte_s, self._fell_silent if peeks else self._give_up, connection
+        )
+        self._silent[connection] = timer
         self._loop.add_reader(connection.fileno(), self._look, connection)
 
     def _look(self, connection: socket.socket) -> None:
@@ -107,16 +115,28 @@ class PeekingServer:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            first = b""
-        if not first:
             self._give_up(connection)
             return
-        self._forget(connection)
-        self._listener.plane.tasks.start(self._hand_over(connection, is_tls=first == CLIENT_HELLO), "accept")
+        if not first and not self._listener.peeks:
+            self._give_up(connection)
+            return
+        kind = TlsAccepted if first == CLIENT_HELLO else protocol_for
+        self._start_hand_over(connection, partial(kind, self._listener), is_tls=kind is TlsAccepted)
 
-    async def _hand_over(self, connection: socket.socket, *, is_tls: bool) -> None:
+    def _fell_silent(self, connection: socket.socket) -> None:
+        """A client waits for its server to speak."""
+        self._start_hand_over(connection, partial(TcpDownstream, self._listener), is_tls=False)
+
+    def _start_hand_over(
+        self, connection: socket.socket, factory: Callable[[], asyncio.Protocol], *, is_tls: bool
+    ) -> None:
+        self._forget(connection)
+        self._listener.plane.tasks.start(self._hand_over(connection, factory, is_tls=is_tls), "accept")
+
+    async def _hand_over(
+        self, connection: socket.socket, factory: Callable[[], asyncio.Protocol], *, is_tls: bool
+    ) -> None:
         tls = self._listener.tls
-        factory = partial(TlsAccepted, self._listener) if is_tls else partial(protocol_for, self._listener)
         self._shaking_hands += 1
         try:
             await self._loop.connect_accepted_socket(
@@ -162,6 +182,8 @@ class TlsAccepted(asyncio.Protocol):
             if not listener.admit(http2):
                 given.abort()
                 return
+        elif chosen is None and listener.peeks:
+            protocol = DetectingDownstream(listener)
         else:
             protocol = Http1Downstream(listener)
         given.set_protocol(protocol)

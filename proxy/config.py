@@ -23,7 +23,8 @@ from proxy.tls import KeyPair, ServerSettings
 LIMIT_KEYS = {
     "request-line-bytes": "line_bytes", "head-bytes": "head_bytes", "header-count": "count",
     **{key.replace("_", "-"): key for key in (
-        "head_s", "first_byte_s", "idle_s", "stall_s", "linger_s", "pipelined_bytes", "discard_bytes")},
+        "head_s", "first_byte_s", "peek_s", "idle_s", "stall_s", "tunnel_idle_s", "linger_s", "pipelined_bytes",
+        "discard_bytes")},
 }  # fmt: skip
 """The keys of ``limits`` in the file, and the fields of HeadLimits and ConnectionLimits that they set."""
 
@@ -86,12 +87,15 @@ class SidecarConfig:
     """A local port for each of these services, whatever Host says."""
     tcp_upstreams: frozenset[Name] = frozenset()
     """Those of them that speak something else than HTTP, whatever their policies say."""
+    detected_upstreams: frozenset[Name] = frozenset()
+    """Those of them whose callers' first bytes decide, where their policies say nothing."""
     advertise: Address | None = None
     instance_id: str = ""
     check: str = "tcp"
     """``tcp``, or a path of the program that answers 2xx or 3xx while it is well."""
     protocol: str = "caller"
-    """What is spoken with the program: ``http1``, ``http2``, what each caller speaks (``caller``), or ``tcp``."""
+    """What is spoken with the program: ``http1``, ``http2``, what each caller speaks (``caller``), ``tcp``, or what its
+    first bytes tell (``detect``)."""
     tls_cert: Path | None = None
     """The certificate chain, PEM, that inbound clients who begin with TLS are shown; with ``tls_key``."""
     tls_key: Path | None = None
@@ -180,8 +184,8 @@ class SidecarConfig:
             found.append(("port", f"{self.port} is not a port (1 to 65535)"))
         if self.check != "tcp" and not self.check.startswith("/"):
             found.append(("check", f"{self.check!r} is neither 'tcp' nor a path that starts with '/'"))
-        if self.protocol not in {"caller", "http1", "http2", "tcp"}:
-            found.append(("protocol", f"{self.protocol!r} is not one of caller, http1, http2, tcp"))
+        if self.protocol not in {"caller", "http1", "http2", "tcp", "detect"}:
+            found.append(("protocol", f"{self.protocol!r} is not one of caller, http1, http2, tcp, detect"))
         if self.protocol == "tcp" and self.check != "tcp":
             found.append(("check", f"{self.check!r} is a path, and the program speaks tcp"))
         if (self.tls_cert is None) is not (self.tls_key is None):

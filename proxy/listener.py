@@ -16,6 +16,7 @@ from mesh.http.message import HTTP2, NOT_SENT, TCP, RequestHead, ResponseHead
 from mesh.http.outcome import BadRequest, LoopDetected, NoRoute, NoTable, ProxyError, proxy_status
 from mesh.model.name import Name
 from mesh.model.policy import AppProtocol
+from proxy.first_bytes import Spoken, likely
 from proxy.http1.limits import ConnectionLimits
 from proxy.local_answer import LocalAnswer, grpc_answer, text_answer
 
@@ -35,6 +36,8 @@ NONE_KNOWN: dict[bytes, bytes] = {}
 _PASSED_ON = (b"x-forwarded-for", b"x-forwarded-host", b"proxy")
 COUNTED_METHODS = frozenset((b"OPTIONS", b"TRACE"))
 MAX_FORWARDS = 1000
+FOREIGN_TOLD_S = 10.0  # whoever scans ports must not fill the log
+SHOWN_BYTES = 4  # enough to know it by, and no password of an AUTH or USER
 HEALTH_PATH = b"/.well-known/sidemesh/health"
 
 
@@ -70,6 +73,8 @@ class Listener(ABC):
         self.connections: set[ClientConnection] = set()
         self.tls: ServerTls | None = None
         """Clients may begin with TLS; set before the listener is opened."""
+        self.detects = False
+        """Its clients may speak anything, and their first bytes decide; set before the listener is opened."""
         self.failed_handshakes = 0
         self.max_connections = max_connections
         self._marker = marker.encode()
@@ -78,6 +83,7 @@ class Listener(ABC):
         self.via_line = b"via: " + self._via
         self.via_line2 = b"via: " + self._via2
         self.refused_connections = 0
+        self._told_of_foreign_s = -FOREIGN_TOLD_S
         self.last_request_s = 0.0
 
     def admit(self, connection: ClientConnection) -> bool:
@@ -104,6 +110,11 @@ class Listener(ABC):
     def takes_connections(self) -> bool:
         """Its clients speak a protocol that only they and the endpoints know: bytes are relayed as they are."""
         return False
+
+    @property
+    def peeks(self) -> bool:
+        """What a new connection speaks is told by its first bytes, since nobody has declared it."""
+        return self.detects and not self.takes_connections
 
     @abstractmethod
     def route(self, exchange: Exchange) -> CompiledRule | Name:
@@ -143,6 +154,21 @@ class Listener(ABC):
         head, pieces = _refusal(error)
         connection.respond(head, pieces, [], ended=True)
         self.plane.record_unread(self, connection, error)
+
+    def tell_of_foreign(self, connection: Refusable, data: bytes) -> None:
+        """A client's first bytes were refused: where they are no HTTP at all, say in the log where they might pass."""
+        now = self.plane.clock()
+        if likely(data) is Spoken.BYTES and now - self._told_of_foreign_s > FOREIGN_TOLD_S:
+            self._told_of_foreign_s = now
+            logger.warning(
+                "%s: %s:%d was refused, for it speaks no HTTP (it begins with %r); %s",
+                self.name, connection.peer_address, connection.peer_port, data[:SHOWN_BYTES], self.foreign_advice,
+            )  # fmt: skip
+
+    @property
+    @abstractmethod
+    def foreign_advice(self) -> str:
+        """Where a protocol that is no HTTP would pass."""
 
     def _check_loop(self, exchange: Exchange) -> None:
         via = exchange.request.known.get(b"via")
@@ -195,6 +221,14 @@ class OutboundListener(Listener):
         policy = plane.service(service).policy
         return policy.app_protocol is AppProtocol.TCP or plane.entry(service).connections is not None
 
+    @property
+    def peeks(self) -> bool:
+        """See Listener: only as long as the service's policy says nothing."""
+        plane, service = self.plane, self.service
+        if not self.detects or service is None or self.takes_connections:
+            return False
+        return plane.table is None or plane.service(service).policy.app_protocol is None
+
     def _route_connection(self, service: Name) -> CompiledRule | Name:
         entry = self.plane.entry(service)
         rule = entry.connections or entry.passthrough
@@ -230,6 +264,13 @@ class OutboundListener(Listener):
         if rule.passes_to is not None and rule.passes_to.is_known is not True:
             return entry.name
         return rule
+
+    @property
+    def foreign_advice(self) -> str:
+        """See Listener."""
+        if self.service is None:
+            return "nothing here says which service it wants: give that a port of its own, --upstream NAME=PORT/tcp"
+        return f"if {self.service} does, say so: --upstream NAME=PORT/tcp or /detect, or appProtocol: tcp in its policy"
 
     def added_fields(self, exchange: Exchange, attempt: Attempt) -> list[bytes]:
         """Via, X-Request-Id, X-Forwarded-Proto and trace context; the client is on loopback: no X-Forwarded-For."""
@@ -320,6 +361,11 @@ class InboundListener(Listener):
             lines.append(FORWARDED_HTTPS if exchange.downstream.is_tls else FORWARDED_HTTP)
         lines.append(b"x-forwarded-host: " + known.get(b"x-forwarded-host", request.authority))
         return lines
+
+    @property
+    def foreign_advice(self) -> str:
+        """See Listener."""
+        return "if the program does, say so: --protocol tcp, or detect"
 
     def caller_spoke_http2(self, request: RequestHead) -> bool:
         """See Listener: a caller's sidecar says in Via how it was spoken to (RFC 9110 §7.6.3)."""

@@ -25,6 +25,7 @@ PROGRAM_SPEAKS = {
     "http1": AppProtocol.HTTP,
     "http2": AppProtocol.HTTP2,
     "tcp": AppProtocol.TCP,
+    "detect": None,
 }
 
 
@@ -55,17 +56,17 @@ def build_listeners(plane: DataPlane, config: SidecarConfig, token: str) -> List
     if config.port is not None:
         rule = program_rule(plane, config.service.name, config.port, PROGRAM_SPEAKS[config.protocol])
         inbound = InboundListener(plane, f"sidemesh-in-{token}", limits, rule, most, is_tcp=config.protocol == "tcp")
+        inbound.detects = config.protocol == "detect"
         inbound.tls = load_certificates(config)
         if inbound.tls is not None:
             plane.deadlines.each_second.append(lambda _: inbound.tls.refresh() if inbound.tls is not None else None)
-    return Listeners(
-        OutboundListener(plane, outbound, limits, most),
-        {
-            service: OutboundListener(plane, outbound, limits, most, service, is_tcp=service in config.tcp_upstreams)
-            for service in config.upstreams
-        },
-        inbound,
-    )
+    upstreams = {
+        service: OutboundListener(plane, outbound, limits, most, service, is_tcp=service in config.tcp_upstreams)
+        for service in config.upstreams
+    }
+    for service in config.detected_upstreams:
+        upstreams[service].detects = True
+    return Listeners(OutboundListener(plane, outbound, limits, most), upstreams, inbound)
 
 
 def load_certificates(config: SidecarConfig) -> ServerTls | None:

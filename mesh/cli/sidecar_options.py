@@ -23,7 +23,8 @@ from proxy.tls import KeyPair
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PROTOCOLS = ("caller", "http1", "http2", "tcp")
+PROTOCOLS = ("caller", "http1", "http2", "tcp", "detect")
+PORT_PROTOCOLS = ("tcp", "detect")
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--service", help="The service beside this sidecar: a DNS label.  [required]"),
     click.option("--namespace", help="Namespace of the service and of names without one.  [default: default]"),
@@ -35,7 +36,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--control", metavar="HOST:PORT", help="Control server: tables, and discovery."),
     click.option("--consul", metavar="URL", help="Consul agent, http://HOST:PORT; token from CONSUL_HTTP_TOKEN."),
     click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="YAML with these keys."),
-    click.option("--upstream", multiple=True, metavar="NAME=PORT[/tcp]", help="A local port of a service; repeatable."),
+    click.option("--upstream", multiple=True, metavar="NAME=PORT[/HOW]",
+                 help="A local port of a service; repeatable. HOW is tcp, or detect."),
     click.option("--advertise", metavar="HOST[:PORT]", help="What is registered.  [default: the inbound address]"),
     click.option("--instance-id", help="Unique within the service.  [default: SERVICE-HOSTNAME-INBOUNDPORT]"),
     click.option("--check", metavar="tcp|PATH", help="How the program is checked each second.  [default: tcp]"),
@@ -108,6 +110,7 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
     keeps = bool(instance_id or inbound.port) and ("control" in given or "consul" in given)
     # The flag --services names a file; in the file the key holds the endpoints themselves.
     services = value("services", _services, None)
+    ports = value("upstream" if "upstream" in given else "upstreams", lambda _: _upstream_ports(given, namespace), {})
     config = SidecarConfig(
         service=Name(namespace, str(service)),
         port=value("port", _whole, None),
@@ -117,10 +120,9 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
         admin=value("admin", _address, defaults.admin),
         control=value("control", lambda text: Address.parse(_text(text), 15010), None),
         consul=value("consul", _consul_url, None),
-        upstreams=value("upstream", lambda _: _upstreams(given, namespace), {})
-        or value("upstreams", lambda _: _upstreams(given, namespace), {}),
-        tcp_upstreams=value("upstream", lambda _: _tcp_upstreams(given, namespace), frozenset())
-        or value("upstreams", lambda _: _tcp_upstreams(given, namespace), frozenset()),
+        upstreams={name: port for name, (port, _) in ports.items()},
+        tcp_upstreams=frozenset(name for name, (_, spoken) in ports.items() if spoken == "tcp"),
+        detected_upstreams=frozenset(name for name, (_, spoken) in ports.items() if spoken == "detect"),
         advertise=value("advertise", lambda text: Address.parse(_text(text), 0), None),
         instance_id=instance_id or _own_id(str(service), inbound),
         check=value("check", _text, "tcp"),
@@ -175,17 +177,9 @@ def _read_file(path: Path | None, wrong: list[Violation]) -> dict[str, Any]:
     return document
 
 
-def _upstreams(given: Mapping[str, Any], namespace: str) -> dict[Name, int]:
-    return {name: port for name, (port, _) in _upstream_ports(given, namespace).items()}
-
-
-def _tcp_upstreams(given: Mapping[str, Any], namespace: str) -> frozenset[Name]:
-    return frozenset(name for name, (_, is_tcp) in _upstream_ports(given, namespace).items() if is_tcp)
-
-
-def _upstream_ports(given: Mapping[str, Any], namespace: str) -> dict[Name, tuple[int, bool]]:
-    """Of each service its local port, and whether it was said to carry TCP."""
-    found: dict[Name, tuple[int, bool]] = {}
+def _upstream_ports(given: Mapping[str, Any], namespace: str) -> dict[Name, tuple[int, str]]:
+    """Of each service its local port, and what was said to be spoken there; "" where nothing was."""
+    found: dict[Name, tuple[int, str]] = {}
     section = given.get("upstreams") or {}
     if not isinstance(section, Mapping):
         message = "upstreams is not a mapping of NAME: PORT"
@@ -194,10 +188,10 @@ def _upstream_ports(given: Mapping[str, Any], namespace: str) -> dict[Name, tupl
     pairs += [tuple(item.partition("=")[::2]) for item in given.get("upstream") or ()]
     for name, text in pairs:
         port, slash, protocol = text.partition("/")
-        if not port.isdigit() or not int(port) <= 65535 or (slash and protocol != "tcp"):
-            message = f"{name}={text} is not NAME=PORT or NAME=PORT/tcp"
+        if not port.isdigit() or int(port) > 65535 or (slash and protocol not in PORT_PROTOCOLS):
+            message = f"{name}={text} is not NAME=PORT, NAME=PORT/tcp or NAME=PORT/detect"
             raise ValueError(message)
-        found[Name.parse(name, namespace)] = int(port), bool(slash)
+        found[Name.parse(name, namespace)] = int(port), protocol
     return found
 
 

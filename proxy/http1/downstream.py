@@ -453,6 +453,8 @@ class Http1Downstream(asyncio.Protocol):
         self._keep_alive = False
         self._without_body = False
         self._version = b"1.1"
+        if not self.served:
+            self._listener.tell_of_foreign(self, self._buffer)
         self._listener.refuse_unread(self, error)
         self._linger()
 

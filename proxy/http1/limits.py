@@ -25,6 +25,7 @@ class ConnectionLimits:
     head_s: float = 10.0  # a head fits one packet or few; slower ones are Slowloris
     idle_s: float = 3600.0  # Envoy's idle_timeout
     first_byte_s: float = 60.0  # a connection that never asked anything
+    peek_s: float = 0.2  # where first bytes decide: far above what a client takes to send them, below what is noticed
     stall_s: float = 300.0  # Envoy's stream_idle_timeout: an exchange in which the client neither sends nor takes
     tunnel_idle_s: float = 3600.0  # Envoy's tcp_proxy idle_timeout: a WebSocket or TCP in which nothing moves
     pipelined_bytes: int = 64 * 1024  # read ahead at most this much behind a request that is being served

@@ -23,13 +23,14 @@ async def redis_cli(port: int, *words: str, stdin: bytes = b"") -> str:
     return out.decode().strip()
 
 
-async def test_redis_through_two_sidecars(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["tcp", "detect"])
+async def test_redis_through_two_sidecars(tmp_path: Path, how: str) -> None:
     port, local = free_port(), free_port()
     command = (require("redis-server"), "--port", str(port), "--save", "", "--dir", tmp_path, "--bind", "127.0.0.1")
     async with Process.start(*command, log=tmp_path / "redis.log"), Fleet(tmp_path) as fleet:
         await fleet.control()
-        db = await fleet.sidecar("db", "--port", str(port), "--protocol", "tcp")
-        app = await fleet.sidecar("app", "--upstream", f"db={local}/tcp")
+        db = await fleet.sidecar("db", "--port", str(port), "--protocol", how)
+        app = await fleet.sidecar("app", "--upstream", f"db={local}/{how}")
 
         async def answers() -> bool:
             return await redis_cli(local, "ping") == "PONG"

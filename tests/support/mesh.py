@@ -424,7 +424,7 @@ async def serve(stack: AsyncExitStack, listener: Listener) -> int:
 
 
 def inbound_listener(
-    plane: DataPlane, label: str, port: int, limits: ConnectionLimits, *, is_tcp: bool = False
+    plane: DataPlane, label: str, port: int, limits: ConnectionLimits, *, is_tcp: bool = False, detects: bool = False
 ) -> InboundListener:
     """An inbound listener for the program on ``port``."""
     local = Name("(local)", label)
@@ -433,4 +433,6 @@ def inbound_listener(
     program.apply([Endpoint("program", "127.0.0.1", port)])
     ref = BackendRef(local)
     rule = CompiledRule(Rule(backend_refs=(ref,), retry=Retry(attempts=0)), [Backend(ref, program.cluster())])
-    return InboundListener(plane, f"sidemesh-in-{label}", limits, rule, is_tcp=is_tcp)
+    listener = InboundListener(plane, f"sidemesh-in-{label}", limits, rule, is_tcp=is_tcp)
+    listener.detects = detects
+    return listener

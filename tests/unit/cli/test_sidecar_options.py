@@ -36,6 +36,8 @@ WRONG = [
     ("limits", {"idle-s": 0}, "idle-s: 0 is not a number above 0"),
     ("limits", {"idle": 1}, "idle is none of request-line-bytes"),
     ("limits", 5, "5 is not a mapping of"),
+    ("protocol", "udp", "'udp' is not one of caller, http1, http2, tcp, detect"),
+    ("upstreams", {"db": "5432/udp"}, "db=5432/udp is not NAME=PORT, NAME=PORT/tcp or NAME=PORT/detect"),
     ("no-such-key", 1, "is no setting"),
 ]
 
@@ -107,3 +109,13 @@ def test_a_sidecar_with_something_to_lose_keeps_it_by_default(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert read(tmp_path, **given).data_dir == (None if kept is None else tmp_path / kept)
+
+
+def test_a_local_port_says_what_is_spoken_there_and_limits_how_long_it_is_looked_for(tmp_path: Path) -> None:
+    config = read(
+        tmp_path, upstreams={"a": 1, "db": "2/tcp", "any": "3/detect"}, limits={"peek-s": 0.05, "tunnel-idle-s": 60}
+    )
+    assert {str(service): port for service, port in config.upstreams.items()} == {"a": 1, "db": 2, "any": 3}
+    assert [str(service) for service in config.tcp_upstreams] == ["db"]
+    assert [str(service) for service in config.detected_upstreams] == ["any"]
+    assert config.limits == ConnectionLimits(peek_s=0.05, tunnel_idle_s=60)

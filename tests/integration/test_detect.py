@@ -1,0 +1,381 @@
+"""One port for whatever comes: HTTP/1.1, HTTP/2, TLS, a protocol of bytes, and clients that wait for their server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from mesh.model.name import Name
+from mesh.model.policy import AppProtocol
+from mesh.model.service import Endpoint
+from proxy.http1.limits import ConnectionLimits
+from proxy.listener import InboundListener, OutboundListener
+from proxy.recorder import LOCAL
+from proxy.tls import KeyPair, ServerSettings, ServerTls
+from proxy.upstream.service import UpstreamService
+from tests.support.certificates import Authority
+from tests.support.mesh import Client, Mesh, inbound_listener, mesh, name, serve, speak
+from tests.support.needs import require
+from tests.support.process import until
+
+SOON_S = 1.0
+"""A server that speaks first is heard within this, through both sidecars."""
+
+GET = b"GET /a HTTP/1.1\r\nhost: any\r\n\r\n"
+BINARY = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"  # PostgreSQL's SSLRequest
+BANNER = b"SSH-2.0-test\r\n"
+
+
+async def anything(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A program that speaks HTTP/1.1, and gives anything else back."""
+    try:
+        while data := await reader.read(1 << 16):
+            if data.startswith((b"GET ", b"POST ")):
+                via = b"yes" if b"\nvia: " in data.lower() else b"no"
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nseen-via: %b\r\n\r\nok" % via)
+            else:
+                writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    writer.close()
+
+
+async def greets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A program that speaks first."""
+    writer.write(BANNER)
+    writer.write((await reader.readline()).upper())
+    await writer.drain()
+    writer.close()
+
+
+class Both:
+    """Two listeners that detect: the caller's port for the service, and the one before the program."""
+
+    def __init__(self, m: Mesh, inbound: InboundListener, inbound_port: int, local_port: int) -> None:
+        self.m, self.inbound, self.inbound_port, self.local_port = m, inbound, inbound_port, local_port
+
+    async def connect(self, *, inbound: bool = False) -> Client:
+        return await self.m.connect(self.inbound_port if inbound else self.local_port)
+
+    @property
+    def program(self) -> UpstreamService:
+        """The program as its sidecar sees it."""
+        return self.m.plane.services[Name(LOCAL, "db-0")]
+
+    async def over(self) -> None:
+        """Wait until nothing is under way any more."""
+        await until(lambda: not self.m.plane.exchanges, what="the exchanges to end")
+        assert all(s.usage.requests == 0 for s in self.m.plane.services.values())
+
+
+@asynccontextmanager
+async def both(
+    handler=anything, *, limits: ConnectionLimits | None = None, tls: ServerTls | None = None, most: int = 20_000
+) -> AsyncIterator[Both]:
+    limits = limits or ConnectionLimits()
+    async with AsyncExitStack() as stack:
+        m = await stack.enter_async_context(mesh().start())
+        program = await stack.enter_async_context(await asyncio.start_server(handler, "127.0.0.1", 0))
+        port = program.sockets[0].getsockname()[1]
+        inbound = inbound_listener(m.plane, "db-0", port, limits, detects=True)
+        inbound.max_connections = most
+        inbound.tls = tls
+        inbound_port = await serve(stack, inbound)
+        m.plane.apply_endpoints(name("db"), (Endpoint("e", "127.0.0.1", inbound_port),))
+        outbound = OutboundListener(m.plane, "sidemesh-out-db", limits, service=name("db"))
+        outbound.detects = True
+        yield Both(m, inbound, inbound_port, await serve(stack, outbound))
+
+
+# --- what is told by its first bytes --------------------------------------------------------------------------------
+
+
+async def test_requests_are_requests() -> None:
+    async with both() as b:
+        client = await b.connect()
+        for _ in range(3):
+            client.send(GET)
+            answer = await client.receive()
+            assert (answer.status, answer.body, answer.get("seen-via")) == (200, b"ok", "yes")
+        assert b.m.cells() == {("db", 200, ""): 3, ("(local)/db-0", 200, ""): 3}
+
+
+async def test_bytes_are_bytes_both_ways_and_to_their_end() -> None:
+    large = bytes(range(256)) * 16 * 1024
+    async with both() as b:
+        client = await b.connect()
+
+        async def send() -> None:
+            client.send(BINARY)
+            client.send(large)
+            await client.writer.drain()
+            client.writer.write_eof()
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            group.create_task(send())
+            assert await client.reader.read() == BINARY + large
+        await b.over()
+        assert b.m.cells() == {(s, n, ""): 1 for s in ("db", "(local)/db-0") for n in (-1, 0)}
+
+
+async def test_curl_speaks_http2_to_it() -> None:
+    async with both() as b:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [require("curl"), "-s", "-m", "10", "--http2-prior-knowledge", "-o", "/dev/null", "-w", "%{http_version} %{http_code}",
+             f"http://127.0.0.1:{b.local_port}/"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        # The program knows HTTP/1.1 only, which nobody has said: it gives the preface back.
+        assert done.stdout.startswith("2 5"), done
+        speak(b.m, "db", AppProtocol.HTTP)
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [require("curl"), "-s", "-m", "10", "--http2-prior-knowledge", "-w", "%{http_version} %{http_code}",
+             f"http://127.0.0.1:{b.local_port}/"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.stdout == "ok2 200", done
+
+
+@pytest.mark.parametrize("data", [GET, BINARY])
+async def test_byte_by_byte_it_is_the_same(data: bytes) -> None:
+    async with both(limits=ConnectionLimits(peek_s=0.5)) as b:
+        client = await b.connect()
+        for byte in data:
+            client.send(bytes([byte]))
+            await client.writer.drain()
+            await asyncio.sleep(0.005)
+        if data == GET:
+            assert (await client.receive()).get("seen-via") == "yes"
+        else:
+            assert await client.reader.readexactly(len(data)) == data
+
+
+async def test_one_that_drips_is_decided_on_all_the_same() -> None:
+    """Each byte comes in time, and still nobody waits for a method for ever."""
+    async with both(limits=ConnectionLimits(head_s=1.0)) as b:
+        client = await b.connect(inbound=True)
+        client.send(b"GET /")
+
+        answers: list[int] = []
+
+        async def hear() -> None:
+            answers.append((await client.receive()).status)
+
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            group.create_task(hear())
+            while not answers:
+                client.send(b"x")
+                await asyncio.sleep(0.05)
+        assert answers == [408]
+
+
+async def test_a_beginning_that_tells_nothing_passes_once_its_client_waits() -> None:
+    async with both() as b:
+        client = await b.connect()
+        client.send(b"P")
+        async with asyncio.timeout(SOON_S):
+            assert await client.reader.read(1) == b"P"
+        client.send(b"ING\r\n")
+        assert await client.reader.readline() == b"ING\r\n"
+
+
+# --- clients that wait ----------------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_speaks_first_is_heard_at_once_through_both() -> None:
+    async with both(greets) as b:
+        began = time.monotonic()
+        clients = [await b.connect() for _ in range(20)]
+        for client in clients:
+            async with asyncio.timeout(SOON_S):
+                assert await client.reader.readline() == BANNER
+        assert time.monotonic() - began < SOON_S
+        for client in clients:
+            client.send(b"quit\r\n")
+            assert await client.reader.read() == b"QUIT\r\n"
+            client.close()
+        await b.over()
+
+
+async def test_a_client_that_only_listens_hears_the_server_too() -> None:
+    async with both(greets) as b:
+        client = await b.connect()
+        client.writer.write_eof()
+        async with asyncio.timeout(SOON_S):
+            assert await client.reader.read() == BANNER
+
+
+async def test_a_request_after_silence_is_carried_as_bytes() -> None:
+    async with both(limits=ConnectionLimits(peek_s=0.05)) as b:
+        client = await b.connect()
+        await until(lambda: len(b.m.plane.exchanges) == 2, what="both tunnels")
+        client.send(GET)
+        assert (await client.receive()).get("seen-via") == "no"
+
+
+async def test_a_client_that_leaves_while_it_is_looked_at_leaves_nothing() -> None:
+    async with both(limits=ConnectionLimits(peek_s=0.2)) as b:
+        for _ in range(20):
+            client = await b.connect(inbound=True)
+            client.writer.transport.abort()
+        await until(lambda: not b.inbound.connections, what="them to be forgotten")
+        await asyncio.sleep(0.3)  # beyond their time
+        assert not b.m.plane.exchanges
+
+
+async def test_a_flood_of_silent_clients_is_bounded_and_others_are_served() -> None:
+    limits = ConnectionLimits(tunnel_idle_s=1.0)
+    async with both(limits=limits, most=100) as b:
+        program = b.program
+        program.usage.max_requests = 30
+        kept = await b.connect(inbound=True)
+        kept.send(GET)
+        assert (await kept.receive()).status == 200
+        silent = [await b.connect(inbound=True) for _ in range(300)]
+        await until(lambda: b.inbound.refused_connections >= 200, what="those over the limit to be turned away")
+        assert len(b.inbound.connections) <= 100
+        await until(lambda: b.m.cells().get(("(local)/db-0", 0, "UO"), 0) >= 60, what="those over the limits")
+        assert program.usage.requests <= 30
+        await until(lambda: len(b.inbound.connections) <= 1, what="the idle ones to be closed")
+        began = time.monotonic()
+        kept.send(GET)
+        assert (await kept.receive()).status == 200
+        assert time.monotonic() - began < SOON_S
+        for client in silent:
+            client.close()
+
+
+# --- what is told otherwise -----------------------------------------------------------------------------------------
+
+
+async def test_a_policy_that_says_what_is_spoken_spares_the_wait() -> None:
+    async with both(greets, limits=ConnectionLimits(peek_s=5.0)) as b:
+        speak(b.m, "db", AppProtocol.TCP)
+        b.inbound.limits = ConnectionLimits()
+        client = await b.connect()
+        async with asyncio.timeout(SOON_S):
+            assert await client.reader.readline() == BANNER
+
+
+async def test_requests_and_bytes_share_an_endpoint_and_never_a_connection() -> None:
+    """A TCP connection has one to the program that nothing was sent on before, however many are idle."""
+    async with both() as b:
+        (endpoint,) = b.program.endpoints.values()
+        for _ in range(20):
+            requests = [await b.connect(inbound=True) for _ in range(5)]
+            others = [await b.connect(inbound=True) for _ in range(5)]
+            for request, other in zip(requests, others, strict=True):
+                request.send(GET)
+                other.send(BINARY)
+            for request, other in zip(requests, others, strict=True):
+                assert (await request.receive()).status == 200
+                assert await other.reader.readexactly(len(BINARY)) == BINARY
+                request.close()
+                other.close()
+        await b.over()
+        assert all(connection.served > 0 for connection in endpoint._idle)
+
+
+# --- TLS ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+def certificate(authority: Authority) -> ServerTls:
+    return ServerTls(ServerSettings((KeyPair(*authority.issue("web")),)))
+
+
+def trusting(authority: Authority, *protocols: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=authority.certificate)
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    return context
+
+
+async def test_tls_ends_here_and_what_is_within_is_told_in_the_same_way(authority: Authority) -> None:
+    async with both(tls=certificate(authority)) as b:
+        for protocols in ((), ("http/1.1",)):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", b.inbound_port, ssl=trusting(authority, *protocols), server_hostname="web"
+            )
+            client = Client(reader, writer)
+            client.send(GET)
+            assert (await client.receive()).get("seen-via") == "yes"
+            client.close()
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", b.inbound_port, ssl=trusting(authority), server_hostname="web"
+        )
+        writer.write(BINARY)
+        assert await reader.readexactly(len(BINARY)) == BINARY
+        writer.close()
+        plain = await b.connect(inbound=True)
+        plain.send(BINARY)
+        assert await plain.reader.readexactly(len(BINARY)) == BINARY
+        request = await b.connect(inbound=True)
+        request.send(GET)
+        assert (await request.receive()).get("seen-via") == "yes"
+
+
+async def test_a_server_that_speaks_first_is_heard_with_and_without_tls(authority: Authority) -> None:
+    async with both(greets, tls=certificate(authority)) as b:
+        for context in (None, trusting(authority)):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", b.inbound_port, ssl=context, server_hostname="web" if context else None
+            )
+            async with asyncio.timeout(SOON_S):
+                assert await reader.readline() == BANNER
+            writer.close()
+        listens = await b.connect(inbound=True)
+        listens.writer.write_eof()
+        async with asyncio.timeout(SOON_S):
+            assert await listens.reader.read() == BANNER
+
+
+async def test_tls_passes_to_a_program_that_ends_it_itself(authority: Authority) -> None:
+    certificate_file, key = authority.issue("web")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate_file, key)
+    async with both() as b, await asyncio.start_server(anything, "127.0.0.1", 0, ssl=context) as secured:
+        b.program.apply([Endpoint("secured", "127.0.0.1", secured.sockets[0].getsockname()[1])])
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", b.local_port, ssl=trusting(authority), server_hostname="web"
+        )
+        writer.write(BINARY)
+        async with asyncio.timeout(5):
+            assert await reader.readexactly(len(BINARY)) == BINARY
+        writer.close()
+
+
+# --- where nothing is detected --------------------------------------------------------------------------------------
+
+
+async def test_the_shared_port_refuses_what_is_no_http_and_says_where_it_would_pass(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with mesh().service("pay").start() as m:
+        with caplog.at_level(logging.WARNING, logger="proxy.listener"):
+            for _ in range(3):
+                client = await m.connect()
+                client.send(BINARY + b"\r\n\r\n")
+                assert (await client.receive()).status == 400
+        (told,) = [r.getMessage() for r in caplog.records if r.name == "proxy.listener"]
+        assert "speaks no HTTP" in told
+        assert "--upstream NAME=PORT/tcp" in told
+        caplog.clear()
+        client = await m.connect()
+        client.send(b"GET / HTTP/1.1\r\nbad header\r\n\r\n")
+        assert (await client.receive()).status == 400
+        assert not [r for r in caplog.records if r.name == "proxy.listener"]
