@@ -22,7 +22,7 @@ from mesh.model.gateway_api import to_document
 from mesh.telemetry.exposition import CONTENT_TYPE
 from mesh.telemetry.samples import samples_of
 from proxy.clusters import clusters_page
-from proxy.explain import add_workers, outcome_of, why
+from proxy.explain import TCP_METHOD, LocalPort, add_workers, outcome_of, why, why_connection
 from proxy.scrape import chunks
 from proxy.sidecar import bound_socket
 
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _Form = Literal["json", "page", "plain"]
 
+TCP_SCHEME = "tcp"
 _PLACE: Final = "\0"
 """Stands in a page where its body goes; never part of one."""
 
@@ -215,9 +216,14 @@ class AdminServer:
         }  # fmt: skip
 
     async def _why(self, request: web.Request) -> dict[str, Any]:
+        plane = self._sidecar.plane
         url = urlsplit(request.query.get("url", ""))
         if not url.netloc:
-            return {"usage": "/why?method=GET&url=http://reviews/path&header=name:value (header may be repeated)"}
+            usage = "/why?method=GET&url=http://reviews/path&header=name:value (header may be repeated)"
+            return {"usage": f"{usage}, or for a TCP connection /why?url=tcp://db"}
+        authority = url.netloc.encode("latin-1", "replace")
+        if url.scheme == TCP_SCHEME or request.query.get("method") == TCP_METHOD:
+            return await self._explained(authority, lambda: why_connection(plane, authority, self._port_of(authority)))
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         headers = [
             (name.strip().lower().encode("latin-1"), value.strip().encode("latin-1"))
@@ -226,16 +232,27 @@ class AdminServer:
         head = RequestHead(
             request.query.get("method", "GET").encode("latin-1"),
             target.encode("latin-1", "replace"),
-            url.netloc.encode("latin-1", "replace"),
+            authority,
             Fields([h for h in headers if h[0] not in KNOWN_REQUEST_FIELDS]),
             {name: value for name, value in headers if name in KNOWN_REQUEST_FIELDS},
         )
         content_type = head.header(b"content-type") or b""
         if is_grpc_type(content_type) or read_web_type(content_type) is not None:
             head.version, head.grpc = HTTP2, GrpcCall()
+        return await self._explained(authority, lambda: why(plane, head))
+
+    def _port_of(self, authority: bytes) -> LocalPort | None:
+        """The local port for the service that ``authority`` names."""
+        sidecar = self._sidecar
+        name, _, _ = sidecar.plane.settings.names.parse(authority)
+        listener = None if name is None else sidecar.listeners.upstreams.get(name)
+        return None if listener is None else LocalPort(sidecar.addresses[f"upstream {name}"], listener)
+
+    async def _explained(self, authority: bytes, explain: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What ``explain`` says once the service was looked up, with what the workers know."""
         plane, pool = self._sidecar.plane, self._sidecar.pool
-        error = await plane.look_up_for(head.authority)
-        answer = why(plane, head)
+        error = await plane.look_up_for(authority)
+        answer = explain()
         if error is not None:
             answer["outcome"] = outcome_of(error)
         if pool is not None:

@@ -1,4 +1,4 @@
-"""``mesh why``: what a request would meet here, and what a real one met (``x-mesh-explain``).
+"""``mesh why``: what a request or a TCP connection would meet here, and what a real request met (``x-mesh-explain``).
 
 Both ask the table that routes, so the answer cannot differ from what happens.
 """
@@ -7,23 +7,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mesh.http.message import RequestHead
 from mesh.http.outcome import ProxyError
 from mesh.model.name import Name
+from mesh.model.route import RouteKind
 from mesh.rules.explain import Verdict, explain_match
 
 if TYPE_CHECKING:
     from proxy.clusters import States
+    from proxy.config import Address
     from proxy.dataplane import DataPlane
     from proxy.exchange import Exchange
+    from proxy.listener import OutboundListener
     from proxy.table import CompiledRule, ServiceEntry
     from proxy.upstream.service import Cluster
 
 MAX_RECORD_BYTES = 4096  # it travels as a header; most clients take 8 KiB in all
 MAY_GET_IT = "may get it"
+TCP_METHOD = "TCP"
+"""What stands for a method where a connection is asked for."""
 _MAX_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPort:
+    """A port that this sidecar keeps for one service."""
+
+    address: Address
+    listener: OutboundListener
 
 
 def why(plane: DataPlane, request: RequestHead) -> dict[str, Any]:
@@ -58,12 +72,7 @@ def why(plane: DataPlane, request: RequestHead) -> dict[str, Any]:
         return answer
     answer["route"] = rule.label
     answer["backends"] = _backends(rule)
-    if rule.split.is_drained:
-        answer["outcome"] = "503 UH: every backend has weight 0"
-    elif not answer["backends"]:
-        answer["outcome"] = "500 NC: the rule has no backendRefs"
-    else:
-        answer["outcome"] = _outcome(rule)
+    answer["outcome"] = _outcome_at(rule)
     answer["retry"] = {
         "attempts": rule.retry.attempts,
         "codes": sorted(rule.retry.codes),
@@ -74,13 +83,77 @@ def why(plane: DataPlane, request: RequestHead) -> dict[str, Any]:
     return answer
 
 
+def why_connection(plane: DataPlane, authority: bytes, port: LocalPort | None) -> dict[str, Any]:
+    """What would become of a TCP connection to that service now; ``port`` is what the sidecar keeps for it."""
+    asked = {"method": TCP_METHOD, "authority": authority.decode("latin-1"), "target": ""}
+    if plane.table is None:
+        return {"request": asked, "outcome": "503 NR: this sidecar never had a routing table"}
+    answer: dict[str, Any] = {"request": asked, "table": str(plane.table.id)}
+    try:
+        found = plane.find_entry(authority)
+    except ProxyError as error:
+        answer["outcome"] = outcome_of(error)
+        return answer
+    if isinstance(found, Name):
+        answer["outcome"] = f"{found} is not known here yet: a first connection looks it up"
+        return answer
+    entry, _ = found
+    rule = entry.connection_rule()
+    answer["service"] = str(entry.name)
+    answer["local_port"] = None if port is None else str(port.address)
+    answer["candidates"] = _connection_verdicts(entry)
+    answer["route"] = rule.label
+    answer["backends"] = _backends(rule)
+    answer["outcome"] = _refusal_at(port, entry.name) or _outcome_at(rule)
+    answer["retry"] = {
+        "attempts": rule.retry.attempts,
+        "codes": [],
+        "for": "every connection",
+        "besides": "only while no connection to an endpoint could be made",
+    }
+    return answer
+
+
+def _refusal_at(port: LocalPort | None, service: Name) -> str | None:
+    """Why no connection to the service could even begin here."""
+    if port is None:
+        return f"nowhere to connect to: this sidecar has no local port for {service} (--upstream {service}=PORT/tcp)"
+    if port.listener.takes_connections or port.listener.peeks:
+        return None
+    return f"400: {port.address} takes HTTP only; {port.listener.foreign_advice}"
+
+
+def _connection_verdicts(entry: ServiceEntry) -> list[dict[str, str]]:
+    """The service's TCPRoutes, of which the first takes all; then its other routes, whose rules take requests."""
+    told = [
+        {
+            "rule": rule.label,
+            "match": "every connection",
+            "verdict": "takes it"
+            if rule is entry.connections
+            else f"would take it, but {entry.tcp_rules[0].label} comes before it (the oldest TCPRoute holds)",
+        }
+        for rule in entry.tcp_rules
+    ]
+    others = {route.name: route.kind.value for rules in entry.routes for route, _, _ in rules}
+    return told + [
+        {"rule": str(name), "match": "requests", "verdict": f"takes no connections: it is of kind {kind}"}
+        for name, kind in others.items()
+        if kind != RouteKind.TCP.value
+    ]
+
+
 def outcome_of(error: ProxyError) -> str:
     """What a request would be answered: status, response flag and why."""
     return f"{error.http_status} {error.flag}: {error.message}"
 
 
-def _outcome(rule: CompiledRule) -> str:
-    """What becomes of the requests that the rule takes: all are forwarded, or the shares that are not."""
+def _outcome_at(rule: CompiledRule) -> str:
+    """What becomes of what the rule takes: all is forwarded, or the shares that are not."""
+    if rule.split.is_drained:
+        return "503 UH: every backend has weight 0"
+    if not rule.backends:
+        return "500 NC: the rule has no backendRefs"
     total = sum(b.ref.weight for b in rule.backends)
     refused: dict[str, float] = {}
     for backend in rule.backends:

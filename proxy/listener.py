@@ -230,9 +230,7 @@ class OutboundListener(Listener):
         return plane.table is None or plane.service(service).policy.app_protocol is None
 
     def _route_connection(self, service: Name) -> CompiledRule | Name:
-        entry = self.plane.entry(service)
-        rule = entry.connections or entry.passthrough
-        assert rule is not None  # noqa: S101 - every service has one
+        rule = self.plane.entry(service).connection_rule()
         return service if rule.passes_to is not None and rule.passes_to.is_known is not True else rule
 
     def route(self, exchange: Exchange) -> CompiledRule | Name:
@@ -270,7 +268,7 @@ class OutboundListener(Listener):
         """See Listener."""
         if self.service is None:
             return "nothing here says which service it wants: give that a port of its own, --upstream NAME=PORT/tcp"
-        return f"if {self.service} does, say so: --upstream NAME=PORT/tcp or /detect, or appProtocol: tcp in its policy"
+        return f"if {self.service} speaks something else, say so: --upstream NAME=PORT/tcp, or /detect, or its policy"
 
     def added_fields(self, exchange: Exchange, attempt: Attempt) -> list[bytes]:
         """Via, X-Request-Id, X-Forwarded-Proto and trace context; the client is on loopback: no X-Forwarded-For."""
@@ -365,7 +363,7 @@ class InboundListener(Listener):
     @property
     def foreign_advice(self) -> str:
         """See Listener."""
-        return "if the program does, say so: --protocol tcp, or detect"
+        return "if the program speaks something else, say so: --protocol tcp, or detect"
 
     def caller_spoke_http2(self, request: RequestHead) -> bool:
         """See Listener: a caller's sidecar says in Via how it was spoken to (RFC 9110 §7.6.3)."""

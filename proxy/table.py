@@ -69,18 +69,19 @@ class CompiledRule:
 class ServiceEntry:
     """How requests for one service are routed: by its routes, or straight through to it where it has none."""
 
-    __slots__ = ("_by_port", "_matcher", "_routes", "connections", "name", "passthrough")
+    __slots__ = ("_by_port", "_matcher", "connections", "name", "passthrough", "routes", "tcp_rules")
 
     def __init__(
         self, name: Name, passthrough: CompiledRule | None, routes: list[list[tuple[Route, int, CompiledRule]]]
     ) -> None:
         """``routes``: of every route that has the service as a parent, its (route, rule index, compiled rule)."""
-        self._routes = routes
+        self.routes = routes
         rules = [rule for route in routes for rule in route if rule[0].kind is not RouteKind.TCP]
         tcp = [rule for route in routes for rule in route if rule[0].kind is RouteKind.TCP]
         # The oldest wins (Gateway API): a connection says nothing by which to choose.
         tcp.sort(key=lambda rule: (rule[0].created_unix_s, rule[0].name))
-        self.connections = tcp[0][2] if tcp else None
+        self.tcp_rules = [rule for _, _, rule in tcp]
+        self.connections = self.tcp_rules[0] if tcp else None
         """The rule of a TCPRoute, which takes every connection; None where there is none."""
         self.name = name
         self.passthrough = passthrough
@@ -91,7 +92,13 @@ class ServiceEntry:
 
     def is_made_of(self, routes: list[list[tuple[Route, int, CompiledRule]]]) -> bool:
         """It was compiled from just these, so that it may serve the next table too."""
-        return len(routes) == len(self._routes) and all(a is b for a, b in zip(routes, self._routes, strict=True))
+        return len(routes) == len(self.routes) and all(a is b for a, b in zip(routes, self.routes, strict=True))
+
+    def connection_rule(self) -> CompiledRule:
+        """The rule that takes every TCP connection: a TCPRoute's, else straight through."""
+        rule = self.connections or self.passthrough
+        assert rule is not None  # noqa: S101 - every service has one
+        return rule
 
     def match(self, request: RequestHead, port: int | None) -> CompiledRule | None:
         """The rule that takes the request; None where routes hold and none of them does."""

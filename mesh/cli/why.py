@@ -1,4 +1,4 @@
-"""``mesh why``: which route, rule, backend and endpoints a request would take, and why the others lost."""
+"""``mesh why``: which route, rule, backend and endpoints a request or a connection takes, and why the others lost."""
 
 from __future__ import annotations
 
@@ -30,14 +30,23 @@ TIMEOUT_S = 5.0
 )
 @click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
 def command(method: str, url: str, header: tuple[str, ...], admin: str, output: str) -> None:
-    """Explain which route and endpoint a request would take.
+    """Explain which route and endpoint a request or a TCP connection would take.
 
     Asks the sidecar of the calling service; nothing is sent to the service itself.
 
     mesh why GET http://reviews/products/1 -H 'x-user: ada'
+
+    mesh why TCP tcp://db
     """
-    if not urlsplit(url).netloc:
-        raise click.UsageError(f"{url!r} is no absolute URL; write http://SERVICE/PATH")
+    asked = urlsplit(url)
+    if not asked.netloc:
+        raise click.UsageError(f"{url!r} is no absolute URL; write http://SERVICE/PATH, or tcp://SERVICE")
+    if (method.upper() == "TCP") is not (asked.scheme == "tcp"):
+        raise click.UsageError(
+            f"{method} {url} is neither a request nor a connection; write: mesh why TCP tcp://SERVICE"
+        )
+    if asked.scheme == "tcp" and (asked.path.strip("/") or asked.query or header):
+        raise click.UsageError("a TCP connection has no path, query or headers by which to choose: tcp://SERVICE")
     answer = asyncio.run(_ask(admin, method, url, header))
     if output != "text":
         print_value(answer, output)
@@ -64,8 +73,12 @@ async def _ask(admin: str, method: str, url: str, headers: tuple[str, ...]) -> d
 def as_text(answer: dict[str, Any]) -> list[str]:
     """The answer for people."""
     asked = answer["request"]
-    lines = [f"{asked['method']} http://{asked['authority']}{asked['target']}  (table {answer.get('table', 'none')})"]
+    scheme = "tcp" if asked["method"] == "TCP" else "http"
+    what = f"{asked['method']} {scheme}://{asked['authority']}{asked['target']}"
+    lines = [f"{what}  (table {answer.get('table', 'none')})"]
     lines.append(f"outcome: {answer['outcome']}")
+    if "local_port" in answer:
+        lines.append(f"port:    {answer['local_port'] or 'none'}")
     if "route" in answer:
         lines.append(f"route:   {answer['route']}")
     lines += [f"  {c['rule']:24} {c['match']:40} {c['verdict']}" for c in answer.get("candidates", [])]
@@ -78,6 +91,7 @@ def as_text(answer: dict[str, Any]) -> list[str]:
         retry = answer["retry"]
         codes = ", ".join(map(str, retry["codes"])) or "none"
         lines.append(f"retries: {retry['attempts']} more, codes {codes} for {retry['for']}; {retry['besides']}")
+    if "timeouts" in answer:
         times = answer["timeouts"]
         lines.append(
             f"timeout: request {times['request_s'] or 'none'}, each try {times['backend_request_s'] or 'none'}"
