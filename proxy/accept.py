@@ -38,6 +38,7 @@ class Closable(Protocol):
 async def open_server(listener: Listener, sock: socket.socket) -> Closable:
     """Accept connections for ``listener`` from a bound socket."""
     loop = asyncio.get_running_loop()
+    listener.port = sock.getsockname()[1]
     if listener.tls is None:
         return await loop.create_server(partial(protocol_for, listener), sock=sock, backlog=BACKLOG)
     return PeekingServer(listener, sock)

@@ -113,6 +113,8 @@ class SidecarConfig:
     suffixes: tuple[str, ...] = DEFAULT_SUFFIXES
     trace_ratio: float = 0.01  # Istio's default of 1 %
     trace_formats: tuple[str, ...] = ("tracecontext",)
+    trace_tcp: bool = False
+    """A span for each TCP connection whose trace is sampled, told when it closes."""
     access_log: str = "off"
     """``off``, ``sampled`` (the exchanges whose trace is sampled, and all errors) or ``all``."""
     access_log_format: str = "json"

@@ -71,6 +71,10 @@ class Listener(ABC):
         self.limits = limits
         self.is_draining = False
         self.connections: set[ClientConnection] = set()
+        self.port = 0
+        """Where its clients connect to; known once it is open."""
+        self.service: Name | None = None
+        """Whom everything is for, where that is known from the port."""
         self.tls: ServerTls | None = None
         """Clients may begin with TLS; set before the listener is opened."""
         self.detects = False

@@ -2,7 +2,8 @@
 
 Spans: an inbound exchange is one SERVER span. An outbound one is a CLIENT span for each attempt, told when the
 attempt's answer is complete; an exchange that was refused before it had an endpoint is one CLIENT span too, since a
-call is what its caller meant to make. Requests that could not be read belong to no trace, and the sidecar's own
+call is what its caller meant to make. A TCP connection is one span of either kind, where that was asked for, told
+when it closes. Requests that could not be read belong to no trace, and the sidecar's own
 health answers to nobody: neither makes a span.
 """
 
@@ -20,7 +21,8 @@ from mesh.model.name import Name
 from mesh.telemetry.accesslog import Entry
 from mesh.telemetry.metrics import OTHER, CellBudget, RequestCell, RequestSeries
 from mesh.telemetry.names import ISTIO_LABELS
-from mesh.telemetry.spans import CLIENT, MAX_FIELD_BYTES, MAX_TARGET_BYTES, SERVER, HttpSpan
+from mesh.telemetry.spans import CLIENT, MAX_FIELD_BYTES, MAX_TARGET_BYTES, SERVER, HttpSpan, Span
+from proxy.connection_span import connection_span
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
@@ -46,7 +48,7 @@ _span = partial(tuple.__new__, HttpSpan)
 class SpanSink(Protocol):
     """Where spans go."""
 
-    def add(self, span: HttpSpan) -> None:
+    def add(self, span: Span) -> None:
         """Take one; never blocks, never raises."""
 
 
@@ -68,8 +70,12 @@ class Recorder:
         spans: SpanSink | None = None,
         log: LogSink | None = None,
         log_mode: str = "all",
+        traces_tcp: bool = False,
     ) -> None:
-        """``service`` is the one beside this sidecar. ``log_mode``: all, or sampled (sampled traces and errors)."""
+        """``service`` is the one beside this sidecar. ``log_mode``: all, or sampled (sampled traces and errors).
+
+        ``traces_tcp``: TCP connections make spans too.
+        """
         self.service = service
         self.version = version
         self.budget = CellBudget()
@@ -79,6 +85,7 @@ class Recorder:
         self.budget_exhausted_of: Counter[str] = Counter()
         self.health_answers = 0
         self._add_span = spans.add if spans is not None else None
+        self._traces_tcp = traces_tcp
         self._add_line = log.add if log is not None else None
         self.times_answers = log is not None
         """Somebody wants to know when an attempt's answer came."""
@@ -161,7 +168,8 @@ class Recorder:
     def on_retry(self, exchange: Exchange, attempt: Attempt, reason: str) -> None:
         """An attempt has an outcome, an answer's head or an error, and another one follows."""
         self.retries[reason] += 1
-        if exchange.trace.sampled and self._add_span is not None and exchange.listener.name != INBOUND:
+        is_told = exchange.trace.sampled and exchange.listener.name != INBOUND and exchange.request.version != TCP
+        if is_told and self._add_span is not None:
             self._tell_client(exchange, attempt, attempt.error, reason, time.monotonic())
         exchange.resends += 1
 
@@ -200,7 +208,11 @@ class Recorder:
             0 if body is None else body.received,
             0 if attempt is None else attempt.body_bytes,
         )
-        if self._add_line is not None and (self._logs_all or exchange.error is not None):
+        is_sampled = self._traces_tcp and exchange.trace.sampled
+        if is_sampled and self._add_span is not None:
+            kind = SERVER if exchange.listener.name == INBOUND else CLIENT
+            self._add_span(connection_span(exchange, kind, self.service, ended_s))
+        if self._add_line is not None and (self._logs_all or is_sampled or exchange.error is not None):
             self._log(exchange, ended_s)
 
     def _series(self, exchange: Exchange, protocol: str) -> RequestSeries:

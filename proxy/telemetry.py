@@ -50,7 +50,12 @@ class Telemetry:
         if config.access_log != "off":
             self.log = AccessLog(config.access_log_path, config.access_log_format)
         self.recorder = Recorder(
-            config.service, version=config.version, spans=self.exporter, log=self.log, log_mode=config.access_log
+            config.service,
+            version=config.version,
+            spans=self.exporter,
+            log=self.log,
+            log_mode=config.access_log,
+            traces_tcp=config.trace_tcp,
         )
         self.propagation = Propagation(
             config.trace_ratio if otel.ratio is None else otel.ratio,

@@ -56,6 +56,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--suffix", multiple=True, metavar=".DOMAIN", help="A further domain of service names; repeatable."),
     click.option("--trace-ratio", type=float, help="Share of new traces that is sampled, 0 to 1.  [default: 0.01]"),
     click.option("--trace-formats", metavar="LIST", help="Of tracecontext, b3, b3multi.  [default: tracecontext]"),
+    click.option("--trace-tcp", type=click.Choice(["off", "on"]), help="A span per TCP connection.  [default: off]"),
     click.option("--access-log", type=click.Choice(["off", "sampled", "all"]), help="[default: off]"),
     click.option("--access-log-format", type=click.Choice(["json", "text"]), help="[default: json]"),
     click.option("--access-log-path", metavar="FILE", help="Where to; - is standard output.  [default: -]"),
@@ -67,7 +68,7 @@ _KEYS = {
     "service", "namespace", "port", "version", "inbound", "outbound", "admin", "control", "consul", "advertise",
     "instance-id", "check", "protocol", "tls-cert", "tls-key", "tls-client-ca",
     "egress", "workers", "drain-s", "grace-s", "max-connections", "data", "suffix",
-    "trace-ratio", "trace-formats",
+    "trace-ratio", "trace-formats", "trace-tcp",
     "access-log", "access-log-format", "access-log-path", "log-level",
 } | _FILE_ONLY  # fmt: skip
 
@@ -141,6 +142,7 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
         suffixes=value("suffix", _suffixes, defaults.suffixes),
         trace_ratio=value("trace_ratio", _number, defaults.trace_ratio),
         trace_formats=value("trace_formats", _words, defaults.trace_formats),
+        trace_tcp=value("trace_tcp", _switch, defaults.trace_tcp),
         access_log=value("access_log", _yaml_off, defaults.access_log),
         access_log_format=value("access_log_format", _text, defaults.access_log_format),
         access_log_path=value("access_log_path", _text, defaults.access_log_path),
@@ -280,6 +282,14 @@ def _suffixes(given: object) -> tuple[str, ...]:
 
 def _yaml_off(given: object) -> str:
     return "off" if given is False else _text(given)  # YAML reads a bare ``off`` as False
+
+
+def _switch(given: object) -> bool:
+    if given in ("on", "off"):
+        return given == "on"
+    if isinstance(given, bool):  # YAML reads ``on`` and ``off`` so
+        return given
+    raise ValueError(f"{given!r} is neither 'on' nor 'off'")
 
 
 def _limits(given: object) -> ConnectionLimits:

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 from mesh.tasks import Tasks
 from mesh.telemetry.otel_settings import OtelSettings
-from mesh.telemetry.spans import Encoder, HttpSpan
+from mesh.telemetry.spans import Encoder, Span
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class SpanExporter:
         self._settings = settings
         self._max_queue = settings.max_queue
         self._max_batch = settings.max_batch
-        self._queue: list[HttpSpan] = []
+        self._queue: list[Span] = []
         self._forwarded: deque[Batch] = deque()
         self._wake = asyncio.Event()
         self._tasks = Tasks("spans")
@@ -78,7 +78,7 @@ class SpanExporter:
         self.exported = 0
         self.dropped = 0
 
-    def add(self, span: HttpSpan) -> None:
+    def add(self, span: Span) -> None:
         """Queue a span; one too many is dropped and counted."""
         queue = self._queue
         queued = len(queue)
@@ -143,7 +143,7 @@ class SpanExporter:
         del self._queue[: len(spans)]
         await self._deliver(len(spans), spans)
 
-    async def _deliver(self, count: int, batch: bytes | list[HttpSpan]) -> None:
+    async def _deliver(self, count: int, batch: bytes | list[Span]) -> None:
         """Send ``count`` spans, encoded by a worker or not yet, and count what became of them."""
         self._under_way = count
         sent = Sent("the sidecar stopped")
@@ -158,7 +158,7 @@ class SpanExporter:
         if lost:
             self._warn(sent.failure or f"the backend rejected {lost} spans")
 
-    async def _encoded(self, batch: list[HttpSpan]) -> bytes:
+    async def _encoded(self, batch: list[Span]) -> bytes:
         offset_ns = time.time_ns() - time.monotonic_ns()
         pieces: list[bytes] = []
         for start in range(0, len(batch), PIECE):

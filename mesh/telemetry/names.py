@@ -1,7 +1,8 @@
 """Every span attribute, metric and log field in one place, so that code, docs and dashboards say the same word.
 
-Spans: OpenTelemetry's stable HTTP conventions, and ``mesh.*`` for what only a mesh knows. Metrics: Istio's names, so
-that existing dashboards work, ``mesh_*`` for what Istio has not, ``process_*`` as every Prometheus client names them.
+Spans: OpenTelemetry's stable HTTP conventions, its network attributes for TCP, and ``mesh.*`` for what only a mesh
+knows. Metrics: Istio's names, so that existing dashboards work, ``mesh_*`` for what Istio has not, ``process_*`` as
+every Prometheus client names them.
 docs/metrics-and-spans.md tells what each means; a test holds the two lists together.
 """
 
@@ -27,6 +28,7 @@ CLIENT_ADDRESS = "client.address"
 PEER_ADDRESS = "network.peer.address"
 PEER_PORT = "network.peer.port"
 PROTOCOL_VERSION = "network.protocol.version"
+TRANSPORT = "network.transport"
 USER_AGENT = "user_agent.original"
 ERROR_TYPE = "error.type"
 MESH_CLUSTER = "mesh.cluster"
@@ -34,11 +36,14 @@ MESH_ENDPOINT = "mesh.endpoint"
 MESH_ROUTE = "mesh.route"
 MESH_FLAGS = "mesh.response_flags"
 MESH_RETRY_REASON = "mesh.retry_reason"
+MESH_BYTES_RECEIVED = "mesh.bytes_received"
+MESH_BYTES_SENT = "mesh.bytes_sent"
 
 ATTRIBUTES = (
     METHOD, METHOD_ORIGINAL, STATUS_CODE, RPC_SYSTEM, GRPC_STATUS, RESEND_COUNT, URL_PATH, URL_QUERY, URL_SCHEME,
-    URL_FULL, SERVER_ADDRESS, SERVER_PORT, CLIENT_ADDRESS, PEER_ADDRESS, PEER_PORT, PROTOCOL_VERSION, USER_AGENT,
-    ERROR_TYPE, MESH_CLUSTER, MESH_ENDPOINT, MESH_ROUTE, MESH_FLAGS, MESH_RETRY_REASON,
+    URL_FULL, SERVER_ADDRESS, SERVER_PORT, CLIENT_ADDRESS, PEER_ADDRESS, PEER_PORT, PROTOCOL_VERSION, TRANSPORT,
+    USER_AGENT, ERROR_TYPE, MESH_CLUSTER, MESH_ENDPOINT, MESH_ROUTE, MESH_FLAGS, MESH_RETRY_REASON,
+    MESH_BYTES_RECEIVED, MESH_BYTES_SENT,
 )  # fmt: skip
 
 # --- metrics --------------------------------------------------------------------------------------------------------

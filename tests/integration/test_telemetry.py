@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from mesh.model.name import Name
 from mesh.telemetry.names import ISTIO_LABELS, LOG_FIELDS, METRICS
 from tests.support.mesh import Program
 from tests.support.process import until
@@ -318,6 +319,124 @@ async def test_a_client_that_leaves_is_told_as_such(backend: Backend) -> None:
 
 async def _never(request: Any, writer: asyncio.StreamWriter) -> None:
     await request.reader.read()
+
+
+# --------------------------------------------------------------------------------------------- spans of connections
+
+
+DB = Name("default", "db")
+ALL = {"trace_tcp": True, "trace_ratio": 1.0}
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data * 2)
+    writer.close()
+
+
+@asynccontextmanager
+async def database(backend: Backend, **settings: Any) -> AsyncIterator[tuple[Running, Running]]:
+    """A caller's sidecar with a local port for db, and db behind its own."""
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(await asyncio.start_server(echo, "127.0.0.1", 0))
+        port = server.sockets[0].getsockname()[1]
+        db = await stack.enter_async_context(sidecar("db", port=port, protocol="tcp", env=to(backend), **settings))
+        services = {"db": endpoints(db.inbound)}
+        upstreams = {"upstreams": {DB: 0}, "tcp_upstreams": frozenset({DB})}
+        app = await stack.enter_async_context(
+            sidecar("app", services=services, env=to(backend), **upstreams, **settings)
+        )
+        yield app, db
+
+
+async def say(app: Running, data: bytes) -> bytes:
+    """A whole connection, in order."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", app.sidecar.addresses["upstream db"].port)
+    writer.write(data)
+    writer.write_eof()
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def test_a_connection_is_a_span_at_both_sidecars_where_that_is_asked_for(backend: Backend) -> None:
+    async with database(backend, **ALL) as (app, db):
+        assert await say(app, b"x" * 100) == b"x" * 200
+        spans = {s.kind: s for s in await backend.until(2)}
+        client, server = spans["CLIENT"], spans["SERVER"]
+        local = app.sidecar.addresses["upstream db"].port
+        assert client.attributes == {
+            "network.transport": "tcp",
+            "server.address": "db",
+            "server.port": local,
+            "network.peer.address": "127.0.0.1",
+            "network.peer.port": db.inbound,
+            "mesh.cluster": "db",
+            "mesh.route": "passthrough",
+            "mesh.endpoint": "e0",
+            "mesh.bytes_received": 100,
+            "mesh.bytes_sent": 200,
+        }
+        assert isinstance(server.attributes.pop("network.peer.port"), int)
+        assert server.attributes == {
+            "network.transport": "tcp",
+            "server.address": "db",
+            "server.port": db.inbound,
+            "client.address": "127.0.0.1",
+            "network.peer.address": "127.0.0.1",
+            "mesh.bytes_received": 100,
+            "mesh.bytes_sent": 200,
+        }
+        assert (client.name, client.service, server.service) == ("TCP", "app", "db")
+        assert [(s.parent_id, s.is_error) for s in (client, server)] == [("", False)] * 2
+        assert 0 < client.start_ns <= server.start_ns <= server.end_ns
+        assert len(backend.spans) == 2
+
+
+async def test_a_connection_that_fails_is_one_span_however_often_it_was_tried(backend: Backend) -> None:
+    upstreams = {"upstreams": {DB: 0}, "tcp_upstreams": frozenset({DB})}
+    async with sidecar("app", services={"db": endpoints(1, 2, 3)}, env=to(backend), **upstreams, **ALL) as app:
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.sidecar.addresses["upstream db"].port)
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+        (span,) = await backend.until(1)
+    (span,) = backend.spans
+    assert span.is_error
+    assert span.attributes["error.type"] == "connection_refused"
+    assert span.attributes["mesh.cluster"] == "db"
+    assert "http.request.method" not in span.attributes
+
+
+async def test_a_sampled_connection_is_a_line_of_the_sampled_log(backend: Backend, tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    async with database(backend, access_log="sampled", access_log_path=str(log), **ALL) as (app, _):
+        await say(app, b"x")
+        lines = [json.loads(line) for line in await logged(log, 2)]
+        spans = {s.trace_id for s in await backend.until(2)}
+    assert {line["trace_id"] for line in lines} == spans
+
+
+async def test_a_connection_still_open_at_the_end_is_told_then(backend: Backend) -> None:
+    async with database(backend, **ALL) as (app, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.sidecar.addresses["upstream db"].port)
+        writer.write(b"x")
+        assert await reader.readexactly(2) == b"xx"
+        assert not backend.spans
+    assert sorted(s.kind for s in backend.spans) == ["CLIENT", "SERVER"]
+    writer.close()
+
+
+@pytest.mark.parametrize("settings", [{"trace_ratio": 1.0}, {"trace_tcp": True, "trace_ratio": 0.0}])
+async def test_without_the_wish_or_the_ratio_connections_make_no_spans(
+    backend: Backend, settings: dict[str, Any]
+) -> None:
+    async with database(backend, **settings) as (app, _):
+        for _ in range(3):
+            await say(app, b"x")
+        await until(lambda: not app.sidecar.plane.exchanges, what="them to be over")
+    assert not backend.spans, "all that were queued have been sent"
 
 
 # ---------------------------------------------------------------------------------------------------------- metrics

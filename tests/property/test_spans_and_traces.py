@@ -28,7 +28,7 @@ from opentelemetry.trace import (
 from mesh.http.trace_context import Format, Propagation, parse_traceparent
 from mesh.telemetry.exposition import request_families
 from mesh.telemetry.metrics import DURATION_BOUNDS_MS, SIZE_BOUNDS_BYTES, RequestSeries
-from mesh.telemetry.spans import CLIENT, SERVER, Encoder, HttpSpan
+from mesh.telemetry.spans import CLIENT, SERVER, Encoder, HttpSpan, TcpSpan
 
 OFFSET_NS = 1_700_000_000_000_000_000
 RESOURCE = {"service.name": "shop", "answer": 42, "is_test": True, "share": 0.25}
@@ -65,6 +65,28 @@ http_spans = st.builds(
     peer_address=st.sampled_from(["", "10.0.0.1"]),
     peer_port=st.integers(0, 65535),
     client_address=st.sampled_from([b"", b"10.1.1.1"]),
+)
+
+
+tcp_spans = st.builds(
+    TcpSpan,
+    trace_id=hex_of[32],
+    span_id=hex_of[16],
+    start_s=st.floats(0, 1e6),
+    end_s=st.floats(0, 1e6),
+    kind=st.sampled_from([SERVER, CLIENT]),
+    server_address=st.sampled_from(["", "db"]),
+    server_port=st.integers(0, 65535),
+    client_address=st.sampled_from(["", "10.1.1.1"]),
+    peer_address=st.sampled_from(["", "10.0.0.1"]),
+    peer_port=st.integers(1, 65535),
+    error_type=st.sampled_from(["", "connection_refused"]),
+    flag=st.sampled_from(["", "UF"]),
+    cluster=words,
+    route=words,
+    endpoint=words,
+    received=st.integers(0, 2**63 - 1),
+    sent=st.integers(0, 2**63 - 1),
 )
 
 
@@ -122,6 +144,23 @@ def expected_attributes(s: HttpSpan) -> dict[str, object]:
     return found
 
 
+def attributes_of_a_connection(s: TcpSpan) -> dict[str, object]:
+    found = {
+        "network.transport": "tcp",
+        "server.address": s.server_address,
+        "server.port": s.server_port,
+        "client.address": s.client_address,
+        "network.peer.address": s.peer_address,
+        "network.peer.port": s.peer_port if s.peer_address else None,
+        "error.type": s.error_type,
+        "mesh.response_flags": s.flag,
+        "mesh.cluster": s.cluster,
+        "mesh.route": s.route,
+        "mesh.endpoint": s.endpoint,
+    }
+    return {k: v for k, v in found.items() if v} | {"mesh.bytes_received": s.received, "mesh.bytes_sent": s.sent}
+
+
 def failed(s: HttpSpan) -> bool:
     if s.grpc_status > 0:
         return s.kind == CLIENT or s.grpc_status in (2, 4, 12, 13, 14, 15)
@@ -149,6 +188,20 @@ def as_sdk_span(s: HttpSpan) -> ReadableSpan:
     )
 
 
+def as_sdk_span_of_a_connection(s: TcpSpan) -> ReadableSpan:
+    return ReadableSpan(
+        name="TCP",
+        context=SpanContext(int(s.trace_id, 16), int(s.span_id, 16), is_remote=False, trace_flags=TraceFlags(1)),
+        resource=Resource(RESOURCE),
+        attributes=attributes_of_a_connection(s),
+        kind=SpanKind.SERVER if s.kind == SERVER else SpanKind.CLIENT,
+        instrumentation_scope=InstrumentationScope("sidemesh", "0.1.0"),
+        status=Status(StatusCode.ERROR if s.error_type else StatusCode.UNSET),
+        start_time=int(s.start_s * 1e9) + OFFSET_NS,
+        end_time=int(s.end_s * 1e9) + OFFSET_NS,
+    )
+
+
 def in_order(message: object) -> object:
     """The same with attributes sorted: their order means nothing."""
     for resource_spans in message.resource_spans:
@@ -159,12 +212,13 @@ def in_order(message: object) -> object:
     return message
 
 
-@given(st.lists(http_spans, min_size=1, max_size=3))
-def test_our_bytes_decode_to_the_spans_the_sdks_encoder_makes(spans: list[HttpSpan]) -> None:
+@given(st.lists(http_spans | tcp_spans, min_size=1, max_size=3))
+def test_our_bytes_decode_to_the_spans_the_sdks_encoder_makes(spans: list[HttpSpan | TcpSpan]) -> None:
     encoder = Encoder(RESOURCE, "sidemesh", "0.1.0")
     for _ in range(2):  # the second time from memory
         ours = ExportTraceServiceRequest.FromString(encoder.encode(spans, OFFSET_NS))
-        theirs = ExportTraceServiceRequest.FromString(encode_spans([as_sdk_span(s) for s in spans]).SerializeToString())
+        sdk = [as_sdk_span(s) if isinstance(s, HttpSpan) else as_sdk_span_of_a_connection(s) for s in spans]
+        theirs = ExportTraceServiceRequest.FromString(encode_spans(sdk).SerializeToString())
         assert in_order(ours) == in_order(theirs)
 
 

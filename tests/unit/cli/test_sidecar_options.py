@@ -27,6 +27,8 @@ WRONG = [
     ("max-connections", 0, "0 is not a number of connections"),
     ("trace-ratio", "much", "'much' is not a number"),
     ("trace-formats", ["tracecontext", "jaeger"], "['jaeger'] are not among"),
+    ("trace-tcp", "some", "'some' is neither 'on' nor 'off'"),
+    ("trace-tcp", 1, "1 is neither 'on' nor 'off'"),
     ("trace-formats", 3, "3 is neither a list of words"),
     ("egress", "alow", "'alow' is neither 'allow' nor 'deny'"),
     ("access-log", "some", "'some' is not one of off, sampled, all"),
