@@ -24,6 +24,7 @@ from tests.support.certificates import Authority
 from tests.support.mesh import Client, Mesh, inbound_listener, mesh, name, serve, speak
 from tests.support.needs import require
 from tests.support.process import until
+from tests.support.telemetry import Running, endpoints, sidecar
 
 SOON_S = 1.0
 """A server that speaks first is heard within this, through both sidecars."""
@@ -357,6 +358,44 @@ async def test_tls_passes_to_a_program_that_ends_it_itself(authority: Authority)
         async with asyncio.timeout(5):
             assert await reader.readexactly(len(BINARY)) == BINARY
         writer.close()
+
+
+# --- whole sidecars -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_whole_sidecars_count_requests_and_connections_of_one_port(workers: int) -> None:
+    db_name = Name("default", "db")
+    program = await asyncio.start_server(anything, "127.0.0.1", 0)
+    port = program.sockets[0].getsockname()[1]
+    async with (
+        program,
+        sidecar("db", port=port, protocol="detect", workers=workers) as db,
+        sidecar(
+            "app", services={"db": endpoints(db.inbound)}, workers=workers,
+            upstreams={db_name: 0}, detected_upstreams=frozenset({db_name}),
+        ) as app,
+    ):  # fmt: skip
+        local = app.sidecar.addresses["upstream db"].port
+        for data in (GET, BINARY) * 3:
+            client = Client(*await asyncio.open_connection("127.0.0.1", local))
+            client.send(data)
+            if data == GET:
+                assert (await client.receive()).get("seen-via") == "yes"
+            else:
+                assert await client.reader.readexactly(len(data)) == data
+            client.close()
+
+        async def counted(running: Running) -> bool:
+            text = await running.metrics()
+            return (total(text, "istio_requests_total"), total(text, "istio_tcp_connections_closed_total")) == (3, 3)
+
+        for running in (app, db):
+            await until(lambda running=running: counted(running), what="3 requests and 3 connections")
+
+
+def total(text: str, family: str) -> float:
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(f"{family}{{"))
 
 
 # --- where nothing is detected --------------------------------------------------------------------------------------
