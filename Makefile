@@ -25,14 +25,19 @@ with_consul = MESH_CONSUL_BIN=$$(.ci/consul) || true; export MESH_CONSUL_BIN;
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.stamp ## make .venv from requirements-dev.lock (only when that changed)
+setup: $(VENV)/.compiled ## make .venv from requirements-dev.lock, and compile what pays (only what changed)
 
 # Emptied first, so that .venv holds what the lock says and nothing else. The stamp comes last: a setup that was cut off
 # is done again.
-$(VENV)/.stamp: requirements-dev.lock hatch_build.py $(wildcard proxy/http*/*.c mesh/telemetry/*.c)
+$(VENV)/.stamp: requirements-dev.lock
 	@.ci/check-python $(PYTHON)
 	$(PYTHON) -m venv --clear $(VENV)
 	@$(call install,$(VENV),-q --no-deps --require-hashes -r requirements-dev.lock) || { .ci/check-compiler; exit 1; }
+	@touch $@
+
+COMPILED := hatch_build.py $(wildcard proxy/http*/*.c mesh/telemetry/*.c) proxy/http2/codec.py proxy/http2/messages.py
+
+$(VENV)/.compiled: $(VENV)/.stamp $(COMPILED)
 	@$(call install,$(VENV),-q --no-deps --no-build-isolation -e .)
 	@$(BIN)/python -m proxy.http1.splitter
 	@touch $@
