@@ -104,6 +104,8 @@ class SidecarConfig:
     tls_certificates: tuple[KeyPair, ...] = ()
     """More of them, each with the names it is for (SNI)."""
     egress: bool = False
+    egress_connect: tuple[int, ...] = ()
+    """The ports that CONNECT may go to; none: it is not carried. Never to a service of the mesh."""
     workers: int = 1
     drain_s: float = 30.0
     grace_s: float = DEFAULT_GRACE_S
@@ -128,6 +130,11 @@ class SidecarConfig:
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     check_interval_s: float = 1.0
     log_level: str = "info"
+
+    @property
+    def connect_ports(self) -> frozenset[int]:
+        """Where CONNECT may go outside the mesh; empty: nowhere."""
+        return frozenset(self.egress_connect)
 
     @property
     def server_tls(self) -> ServerSettings | None:
@@ -194,6 +201,10 @@ class SidecarConfig:
             found.append(("tls-cert", "and tls-key belong together"))
         if self.tls_cert is None and (self.tls_client_ca is not None or self.tls_certificates):
             found.append(("tls-cert", "is missing: it is shown to clients that name nobody"))
+        if any(not 1 <= port <= 65535 for port in self.egress_connect):
+            found.append(("egress-connect", f"{list(self.egress_connect)} are not ports (1 to 65535)"))
+        if self.egress_connect and not self.egress:
+            found.append(("egress-connect", "needs egress: allow"))
         if self.workers < 1:
             found.append(("workers", f"{self.workers} is not a number of workers (1 or more)"))
         if not 0.0 <= self.trace_ratio <= 1.0:

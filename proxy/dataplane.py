@@ -71,6 +71,8 @@ class PlaneSettings:
     service: Name
     names: Names
     allow_egress: bool = False
+    connect_ports: frozenset[int] = frozenset()
+    """Where CONNECT may go outside the mesh; empty: nowhere."""
     shares: int = 1
     """Workers of this sidecar: limits and budgets are divided by it."""
 

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mesh.discovery.catalog import Catalog, Unresolved, Why
@@ -15,7 +15,9 @@ from mesh.http.outcome import DiscoveryUnavailable, NeverRegistered, NoRoute, Pr
 from mesh.model.name import Name
 from mesh.model.service import Endpoint
 from mesh.tasks import Tasks
+from proxy.config import Address
 from proxy.dataplane import EGRESS, Answer, no_such_service
+from proxy.own_listeners import is_own
 
 if TYPE_CHECKING:
     from proxy.dataplane import DataPlane
@@ -29,9 +31,10 @@ MAX_LOOKUPS = 64
 class CatalogDirectory:
     """See the module. ``catalog`` None: there is no source, and no service is known but those applied by hand."""
 
-    def __init__(self, catalog: Catalog | None) -> None:
-        """Bind the plane before use."""
+    def __init__(self, catalog: Catalog | None, own: Mapping[str, Address]) -> None:
+        """Bind the plane before use. ``own``: where this sidecar listens, as it comes to be known."""
         self._catalog = catalog
+        self._own = own
         self._plane: DataPlane | None = None
         self._tasks = Tasks("directory")
         self._asking = 0
@@ -121,6 +124,9 @@ class CatalogDirectory:
         allowed = sorted(str(a) for a in addresses if _may_go_to(str(a)))
         if not allowed:
             return NoRoute(f"{host} is at a loopback or link-local address, where egress never goes")
+        allowed = [a for a in allowed if not is_own(a, int(port), self._own.values())]
+        if not allowed:
+            return NoRoute(f"{host}:{port} is this sidecar's own listener, where egress never goes")
         if self._plane is not None:
             self._plane.apply_endpoints(name, tuple(Endpoint(a, a, int(port)) for a in allowed))
         return None

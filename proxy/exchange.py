@@ -14,6 +14,7 @@ import logging
 from collections.abc import Generator
 from typing import TYPE_CHECKING, TypeAlias
 
+from mesh.http.connect import TUNNEL
 from mesh.http.grpc import FAILURES, PREVIOUS_ATTEMPTS, GrpcCall, Status, format_timeout
 from mesh.http.headers import Headers
 from mesh.http.message import HTTP2, IDEMPOTENT_METHODS, SWITCHED, TCP, RequestHead, ResponseHead
@@ -137,8 +138,9 @@ class Exchange:
                 yield from self._endpoints_known(rule, cluster)  # InvalidBackend 500 NC, DiscoveryUnavailable 503 NC
             if service.usage.requests >= service.usage.max_requests:
                 raise _overflow(cluster)  # Overflow 503 UO
+            skip_pool = request.version == TCP  # which has no pool: each connection is its client's own
             if request.upgrade is not None and request.upgrade not in service.upgrades:
-                self._decline_upgrade(cluster)  # NotImplementedMethod 501
+                skip_pool = self._is_connect(cluster)  # NotImplementedMethod 501 for what is neither
             usage = service.usage
             usage.requests += 1
             service.budget.requests += 1
@@ -147,7 +149,6 @@ class Exchange:
             # Try endpoints until an answer stands.
             certain = request.method not in IDEMPOTENT_METHODS and not request.is_idempotent
             is_graded_at_end = False
-            skip_pool = request.version == TCP  # which has no pool: each connection is its client's own
             tried: tuple[UpstreamEndpoint, ...] = ()
             head: ResponseHead | None
             while True:
@@ -227,7 +228,7 @@ class Exchange:
             listener.finish_head(self, attempt, head)
             self.status = head.status
             self.answered = attempt.is_committed = True
-            if head.status == SWITCHED:  # an upgrade, or TCP
+            if head.status == SWITCHED:  # an upgrade, CONNECT or TCP
                 yield from self._tunnel(attempt, head)
                 return
             self.downstream.respond(head, attempt.pieces, attempt.trailers, ended=attempt.ended)
@@ -251,14 +252,21 @@ class Exchange:
                 usage.requests -= 1
             self._end()
 
-    def _decline_upgrade(self, cluster: Cluster) -> None:
-        """As if it had not been asked (RFC 9110 §7.8); in HTTP/2 there is no such answer (RFC 8441 §4)."""
+    def _is_connect(self, cluster: Cluster) -> bool:
+        """Tell whether it is a CONNECT, which the listener has allowed and whose connection is its client's own, too.
+
+        Any other upgrade is declined: as if it had not been asked (RFC 9110 §7.8); in HTTP/2 there is no such answer
+        (RFC 8441 §4).
+        """
         request = self.request
+        if request.upgrade == TUNNEL:
+            return True
         if request.version == HTTP2:
             protocol = (request.upgrade or b"").decode("latin-1")
             message = f"{cluster.name}: tunnels of {protocol!r} are not carried; its policy names none (upgrades)"
             raise NotImplementedMethod(message)
         request.upgrade = None
+        return False
 
     # --- tunnels ----------------------------------------------------------------------------------------------------
 
@@ -268,6 +276,9 @@ class Exchange:
         self.plane.deadlines.discard(attempt)
         if self.request.version == TCP:
             self.plane.recorder.on_connection(self)
+        elif self.request.upgrade == TUNNEL:
+            head = ResponseHead(200, head.fields)
+            self.status = head.status
         stream = attempt.stream
         self.downstream = tunnel = self.downstream.open_tunnel(head, self)
         body = self.body = tunnel.body

@@ -11,11 +11,22 @@ import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
+from mesh.http.connect import METHOD as CONNECT
 from mesh.http.headers import Headers
 from mesh.http.message import HTTP2, NOT_SENT, TCP, RequestHead, ResponseHead
-from mesh.http.outcome import BadRequest, LoopDetected, NoRoute, NoTable, ProxyError, proxy_status
+from mesh.http.outcome import (
+    BadRequest,
+    ConnectDenied,
+    LoopDetected,
+    NoRoute,
+    NoTable,
+    NotImplementedMethod,
+    ProxyError,
+    proxy_status,
+)
 from mesh.model.name import Name
 from mesh.model.policy import AppProtocol
+from proxy.dataplane import EGRESS
 from proxy.first_bytes import Spoken, likely
 from proxy.http1.limits import ConnectionLimits
 from proxy.local_answer import LocalAnswer, grpc_answer, text_answer
@@ -35,6 +46,7 @@ FORWARDED_HTTPS = b"x-forwarded-proto: https"
 NONE_KNOWN: dict[bytes, bytes] = {}
 _PASSED_ON = (b"x-forwarded-for", b"x-forwarded-host", b"proxy")
 COUNTED_METHODS = frozenset((b"OPTIONS", b"TRACE"))
+SPECIAL_METHODS = COUNTED_METHODS | {CONNECT}
 MAX_FORWARDS = 1000
 FOREIGN_TOLD_S = 10.0  # whoever scans ports must not fill the log
 SHOWN_BYTES = 4  # enough to know it by, and no password of an AUTH or USER
@@ -237,17 +249,45 @@ class OutboundListener(Listener):
         rule = self.plane.entry(service).connection_rule()
         return service if rule.passes_to is not None and rule.passes_to.is_known is not True else rule
 
+    def _route_connect(self, request: RequestHead) -> CompiledRule | Name:
+        """A tunnel to a host that is no service, where the settings say so (``egress-connect``).
+
+        To services it would be a way round their routes, retries and policies. Raises NotImplementedMethod 501,
+        NoTable 503 NR, ConnectDenied 403 NR.
+        """
+        plane, authority = self.plane, request.authority
+        ports = plane.settings.connect_ports
+        if not ports or self.service is not None:
+            raise _no_connect(self.name)
+        if plane.table is None:
+            raise _no_table()
+        port = int(authority.rpartition(b":")[2])
+        if port not in ports:
+            allowed = ", ".join(map(str, sorted(ports)))
+            raise ConnectDenied(f"CONNECT to port {port} is not allowed, only to {allowed} (--egress-connect)")
+        found = plane.table.hosts.get(authority) or plane.find_entry(authority)
+        if isinstance(found, Name):
+            return found
+        entry, _ = found
+        if entry.name.namespace != EGRESS:
+            what = f"{entry.name} is a service of the mesh, and CONNECT goes to other hosts only"
+            raise ConnectDenied(f"{what}: call http://{entry.name} through the sidecar (http_proxy)")
+        rule = entry.passthrough
+        assert rule is not None  # noqa: S101 - a host outside has no routes
+        return entry.name if rule.passes_to is None or rule.passes_to.is_known is not True else rule
+
     def route(self, exchange: Exchange) -> CompiledRule | Name:
         """See Listener."""
         request, plane = exchange.request, self.plane
         if b"via" in request.known:
             self._check_loop(exchange)
-        if request.method in COUNTED_METHODS:
+        if request.method in SPECIAL_METHODS:
+            if request.method == CONNECT:
+                return self._route_connect(request)
             self._take_forward(request)
         table = plane.table
         if table is None:
-            message = "this sidecar never had a routing table: its control server cannot be reached (see /config_dump)"
-            raise NoTable(message)
+            raise _no_table()
         if self.service is not None:
             if request.version == TCP:
                 return self._route_connection(self.service)
@@ -337,7 +377,9 @@ class InboundListener(Listener):
             self._check_loop(exchange)
         if request.target == HEALTH_PATH:
             raise self._health()
-        if request.method in COUNTED_METHODS:
+        if request.method in SPECIAL_METHODS:
+            if request.method == CONNECT:
+                raise _no_connect(self.name)
             self._take_forward(request)
         self.last_request_s = self.plane.now_s
         return self._rule
@@ -389,6 +431,15 @@ def _refusal(error: ProxyError) -> tuple[ResponseHead, list[bytes]]:
     head, pieces = text_answer(error.http_status, f"sidemesh: {kind}: {error.message}\n")
     head.fields.append(b"proxy-status", proxy_status(error))
     return head, pieces
+
+
+def _no_table() -> NoTable:
+    return NoTable("this sidecar never had a routing table: its control server cannot be reached (see /config_dump)")
+
+
+def _no_connect(listener: str) -> NotImplementedMethod:
+    what = f"CONNECT is not carried by the {listener} listener"
+    return NotImplementedMethod(f"{what}; outbound takes it to the ports of --egress-connect")
 
 
 def _line(known: dict[bytes, bytes], name: bytes) -> bytes:

@@ -53,7 +53,10 @@ class DownstreamStream(Protocol):
         """Take it again."""
 
     def open_tunnel(self, head: ResponseHead, exchange: Exchange) -> DownstreamTunnel:
-        """Answer that the protocol changes (SWITCHED); gives the end that relays bytes from here on."""
+        """Answer that the protocol changes (SWITCHED), or that a CONNECT is through (200).
+
+        Gives the end that relays bytes from here on.
+        """
 
     def exchange_done(self, *, request_ended: bool) -> None:
         """The exchange is over; the stream, or its connection, may serve the next."""

@@ -55,10 +55,12 @@ class Sidecar:
         self.channel = self._make_channel()
         self.source = self._make_source()
         self.catalog = Catalog(self.source, CatalogSettings(config.grace_s)) if self.source is not None else None
-        self.directory = CatalogDirectory(self.catalog)
+        self.addresses: dict[str, Address] = {}
+        self.directory = CatalogDirectory(self.catalog, self.addresses)
         self.telemetry = Telemetry(config, os.environ, rng, make_transport)
         self.recorder = self.telemetry.recorder
-        settings = PlaneSettings(config.service, Names(config.service.namespace, config.suffixes), config.egress)
+        names = Names(config.service.namespace, config.suffixes)
+        settings = PlaneSettings(config.service, names, config.egress, config.connect_ports)
         self.plane = DataPlane(settings, self.directory, self.recorder, self.telemetry.propagation, rng)
         self.directory.bind(self.plane)
         token = f"{rng.getrandbits(48):012x}"
@@ -84,7 +86,6 @@ class Sidecar:
             identity = Identity(config.node, config.service, config.version, config.instance)
             self.feed = Feed(self.channel, identity, self._take, rng)
         self.registration: SelfRegistration | None = None
-        self.addresses: dict[str, Address] = {}
         self.is_stopping = False
         self._is_listening = False
         self._to_keep: Snapshot | None = None

@@ -163,7 +163,7 @@ class Worker:
         self._telemetry = Telemetry(config, os.environ, rng, lambda _: LinkTransport(link))
         self._directory = LinkDirectory(link)
         names = Names(config.service.namespace, config.suffixes)
-        settings = PlaneSettings(config.service, names, config.egress, shares=config.workers)
+        settings = PlaneSettings(config.service, names, config.egress, config.connect_ports, shares=config.workers)
         recorder = self._telemetry.recorder
         self._plane = DataPlane(settings, self._directory, recorder, self._telemetry.propagation, rng)
         self._listeners: Listeners = build_listeners(self._plane, config, token)

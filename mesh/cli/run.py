@@ -149,7 +149,8 @@ class Runner:
 def program_environment(environ: Mapping[str, str], config: SidecarConfig, sidecar: Sidecar) -> dict[str, str]:
     """The program's environment: its calls go through the sidecar, those to the mesh's own helpers do not.
 
-    curl reads only the lower-case ``http_proxy``; most libraries read either.
+    curl reads only the lower-case ``http_proxy``; most libraries read either. Calls with TLS (``https_proxy``) go
+    through it only where it carries CONNECT: elsewhere they would fail.
     """
     proxy = f"http://{sidecar.addresses['outbound']}"
     direct = ["localhost", "127.0.0.0/8", "127.0.0.1", "::1", "169.254.0.0/16", "169.254.169.254", "fe80::/10"]
@@ -165,7 +166,8 @@ def program_environment(environ: Mapping[str, str], config: SidecarConfig, sidec
     for own in (environ.get("no_proxy", ""), environ.get("NO_PROXY", "")):
         direct += [part.strip() for part in own.split(",") if part.strip()]
     no_proxy = ",".join(dict.fromkeys(direct))
-    return {**environ, "http_proxy": proxy, "HTTP_PROXY": proxy, "no_proxy": no_proxy, "NO_PROXY": no_proxy}
+    given = ("http_proxy", "HTTP_PROXY", *(("https_proxy", "HTTPS_PROXY") if config.egress_connect else ()))
+    return {**environ, **dict.fromkeys(given, proxy), "no_proxy": no_proxy, "NO_PROXY": no_proxy}
 
 
 def handles(pid: int, number: int) -> bool:

@@ -46,6 +46,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--tls-key", metavar="FILE", help="The key of --tls-cert."),
     click.option("--tls-client-ca", metavar="FILE", help="Clients with TLS must show a certificate of this authority."),
     click.option("--egress", type=click.Choice(["deny", "allow"]), help="Names that are no service.  [default: deny]"),
+    click.option("--egress-connect", metavar="PORTS", help="Ports that CONNECT (https) may go to.  [default: none]"),
     click.option("--workers", type=int, help="Processes that carry traffic.  [default: 1]"),
     click.option("--drain-s", type=float, help="Time to leave, and again for calls in flight, s.  [default: 30]"),
     click.option("--max-connections", type=int, help="Clients of one listener at a time.  [default: 20000]"),
@@ -67,7 +68,7 @@ _FILE_ONLY = {"upstreams", "services", "routes", "limits", "tls-certificates"}
 _KEYS = {
     "service", "namespace", "port", "version", "inbound", "outbound", "admin", "control", "consul", "advertise",
     "instance-id", "check", "protocol", "tls-cert", "tls-key", "tls-client-ca",
-    "egress", "workers", "drain-s", "grace-s", "max-connections", "data", "suffix",
+    "egress", "egress-connect", "workers", "drain-s", "grace-s", "max-connections", "data", "suffix",
     "trace-ratio", "trace-formats", "trace-tcp",
     "access-log", "access-log-format", "access-log-path", "log-level",
 } | _FILE_ONLY  # fmt: skip
@@ -133,6 +134,7 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
         tls_client_ca=value("tls_client_ca", _path, None),
         tls_certificates=value("tls_certificates", _key_pairs, ()),
         egress=value("egress", _egress, default=False),
+        egress_connect=value("egress_connect", _ports, ()),
         workers=value("workers", _whole, 1),
         drain_s=value("drain_s", _number, defaults.drain_s),
         grace_s=value("grace_s", _number, defaults.grace_s),
@@ -272,6 +274,13 @@ def _egress(given: object) -> bool:
     if given not in ("allow", "deny"):
         raise ValueError(f"{given!r} is neither 'allow' nor 'deny'")
     return given == "allow"
+
+
+def _ports(given: object) -> tuple[int, ...]:
+    items = str(given).split(",") if isinstance(given, str | int) and not isinstance(given, bool) else given
+    if not isinstance(items, list | tuple) or not all(str(item).strip().isdigit() for item in items):
+        raise ValueError(f"{given!r} is neither a list of ports nor ports with commas between them")
+    return tuple(int(str(item)) for item in items)
 
 
 def _suffixes(given: object) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ class Grpc(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
@@ -129,6 +130,14 @@ class NoRoute(ProxyError):
 
     http_status, grpc_status, flag, error_type = 404, Grpc.UNIMPLEMENTED, "NR", "destination_not_found"
     fault = Fault.CLIENT
+
+
+class ConnectDenied(ProxyError):
+    """CONNECT to a port that it is not allowed to, or to a service of the mesh."""
+
+    http_status, grpc_status, flag, error_type = 403, Grpc.PERMISSION_DENIED, "NR", "http_request_denied"
+    fault = Fault.CLIENT
+    closes = True
 
 
 class NoTable(ProxyError):

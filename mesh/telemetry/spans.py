@@ -155,6 +155,8 @@ class Encoder:
         if b"sig=" in target or b"ignature=" in target or b"AWSAccessKeyId=" in target:
             target = _CREDENTIALS.sub(rb"\1REDACTED", target)
         if kind == CLIENT:
+            if target == authority:
+                target = b""  # of CONNECT, whose target is the authority
             parts.append(_attribute(_URL_FULL, b"%b://%b%b" % (scheme.encode(), authority, target)))
         else:
             path, mark, query = target.partition(b"?")

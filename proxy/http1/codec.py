@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 
+from mesh.http.connect import is_target, make_connect
 from mesh.http.grpc import CALL_FIELDS, WEB_TYPE, web_call
 from mesh.http.headers import Fields, Headers
 from mesh.http.message import SWITCHED, RequestHead, ResponseHead
@@ -106,6 +107,9 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
     if not is_11:
         request.version = b"1.0"
     if target[0] != _SLASH or method == b"CONNECT":
+        if method == b"CONNECT":
+            _apply_connect(request)
+            return request, False
         _apply_other_target_form(request)
     if request.authority not in _good_authorities:
         _check_authority(request.authority)
@@ -219,9 +223,6 @@ def _apply_transfer_encoding(request: RequestHead, codings: list[bytes], *, is_1
 def _apply_other_target_form(request: RequestHead) -> None:
     """Absolute-form wins over Host (RFC 9112 §3.2.2); asterisk-form is for OPTIONS only (§3.2.4)."""
     target = request.target
-    if request.method == b"CONNECT":
-        message = "CONNECT is not carried by this sidecar"
-        raise NotImplementedMethod(message)
     if target[:7].lower() == b"http://":
         rest = target[7:]
         ends = [i for i in (rest.find(b"/"), rest.find(b"?")) if i >= 0]
@@ -236,6 +237,22 @@ def _apply_other_target_form(request: RequestHead) -> None:
     elif not (target == b"*" and request.method == b"OPTIONS"):
         message = f"request target {target[:60]!r} is none of the forms of RFC 9112 §3.2 that are taken here"
         raise BadRequest(message)
+
+
+def _apply_connect(request: RequestHead) -> None:
+    """Bytes that follow belong to the tunnel, or to nobody.
+
+    Where the tunnel is refused a client that did not wait would have what it sent for the other end read as requests
+    here: such a connection is never kept.
+    """
+    _check_authority(request.authority)  # RFC 9112 §3.2: a Host that is none is refused, though nobody uses it
+    if not is_target(request.target):
+        message = f"CONNECT {request.target[:60]!r} names no host:port (RFC 9112 §3.2.3)"
+        raise BadRequest(message)
+    if request.has_body:
+        message = "CONNECT has no body: Content-Length or Transfer-Encoding say that it has (RFC 9110 §9.3.6)"
+        raise BadRequest(message)
+    make_connect(request)
 
 
 def _apply_grpc_web(request: RequestHead) -> None:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from mesh.http.headers import Headers
-from mesh.http.message import RequestHead, ResponseHead
+from mesh.http.message import SWITCHED, RequestHead, ResponseHead
 from mesh.http.outcome import BadRequest, ClientGone, InternalError, ProxyError, RequestTimeout
 from proxy.exchange import Exchange
 from proxy.grpc_web import GrpcWebStream
@@ -365,9 +365,10 @@ class Http1Downstream(asyncio.Protocol):
         self._keep_alive = False
 
     def open_tunnel(self, head: ResponseHead, exchange: Exchange) -> TunnelDownstream:
-        """See DownstreamStream: 101, and from here on bytes as they are."""
+        """See DownstreamStream: 101, to CONNECT 200 without a length (RFC 9110 §9.3.6), then bytes as they are."""
         assert exchange.request.upgrade is not None  # noqa: S101 - only what asked for it is answered so
-        self._write(response_bytes(head, upgrade_lines(exchange.request.upgrade) + b"\r\n"))
+        follows = upgrade_lines(exchange.request.upgrade) if head.status == SWITCHED else b""
+        self._write(response_bytes(head, follows + b"\r\n"))
         tunnel = TunnelDownstream(self._listener, self.transport)
         tunnel.peer_address, tunnel.peer_port = self.peer_address, self.peer_port
         tunnel.is_writable = self.is_writable

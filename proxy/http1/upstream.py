@@ -10,6 +10,7 @@ import asyncio
 import select
 from typing import TYPE_CHECKING, cast
 
+from mesh.http.connect import TUNNEL
 from mesh.http.headers import Headers
 from mesh.http.message import SWITCHED, TCP, WEBSOCKET, RequestHead, ResponseHead
 from mesh.http.outcome import ProxyError, UpstreamProtocolError, UpstreamReset
@@ -76,16 +77,17 @@ class Http1Upstream(asyncio.Protocol):
     def start(self, attempt: Attempt, head: RequestHead, added: list[bytes], body: bytes, *, ended: bool) -> None:
         """See UpstreamStream."""
         self.attempt = attempt
-        if head.version == TCP or self._buffer:
+        upgrade = head.upgrade
+        if head.version == TCP or self._buffer or (upgrade is not None and upgrade == TUNNEL):
             self._start_early(attempt, head)
             return
         attempt.reused = self.served > 0
         self.served += 1
         self._request_ended = ended
         self._informational = 0
-        self._upgrade = head.upgrade
+        self._upgrade = upgrade
         self._websocket_key = b""
-        if head.upgrade == WEBSOCKET and head.header(KEY) is None:
+        if upgrade is not None and upgrade == WEBSOCKET and head.header(KEY) is None:
             self._websocket_key = new_key()  # the client spoke HTTP/2, which has none (RFC 8441 §5)
             added.append(b"%b: %b" % (KEY, self._websocket_key))
         data = request_bytes(head, added)
@@ -99,9 +101,9 @@ class Http1Upstream(asyncio.Protocol):
             self.transport.write(data)
 
     def _start_early(self, attempt: Attempt, head: RequestHead) -> None:
-        """TCP, where the endpoint may have spoken already; or HTTP, where it must not have."""
+        """TCP and CONNECT, where the endpoint may have spoken already; or HTTP, where it must not have."""
         early, self._buffer = self._buffer, b""
-        if head.version != TCP:
+        if head.version != TCP and head.upgrade != TUNNEL:
             self._fail(UpstreamProtocolError(f"{self.endpoint} spoke before it was asked: that is no HTTP"))
             return
         self.served += 1

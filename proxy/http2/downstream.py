@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mesh.http.connect import TUNNEL
 from mesh.http.headers import Headers
 from mesh.http.message import RequestHead, ResponseHead
 from mesh.http.outcome import ClientGone, ProxyError
@@ -175,6 +176,8 @@ class DownstreamStream:
             self.body = RequestBody(self, keeps=False)  # of the tunnel, if it comes to one
             self._is_tunnel = True
             self._moved_s = self._connection.now_s
+            if self._stream.remote_ended:
+                self.body.on_end([])
         elif request.has_body:
             self.body = RequestBody(self)
         self.exchange = Exchange(listener, self, request, None if self._is_tunnel else self.body)
@@ -293,7 +296,9 @@ class DownstreamStream:
 
     def abort(self) -> None:
         """See ports.DownstreamStream: RST_STREAM says that the answer is not whole."""
-        self._connection.codec.reset(self._stream, ErrorCode.INTERNAL_ERROR)
+        is_connect = self.exchange is not None and self.exchange.request.upgrade == TUNNEL
+        # §8.5: whatever happens to the TCP connection at the other end is told as CONNECT_ERROR.
+        self._connection.codec.reset(self._stream, ErrorCode.CONNECT_ERROR if is_connect else ErrorCode.INTERNAL_ERROR)
         self._connection.touch()
 
     def close_after(self) -> None:

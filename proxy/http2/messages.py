@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 
+from mesh.http.connect import connect_to, is_target
 from mesh.http.grpc import CALL_FIELDS, call_of
 from mesh.http.headers import Fields, Headers
 from mesh.http.message import HTTP2, KNOWN_REQUEST_FIELDS, NOT_SENT, RequestHead, ResponseHead
 from mesh.http.outcome import (
     ExpectationFailed,
     HeadersTooLarge,
-    NotImplementedMethod,
     UpstreamProtocolError,
     UriTooLong,
 )
@@ -93,8 +93,7 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
         raise _malformed(":method is missing or no token (§8.3.1)")
     protocol = pseudo.get(b":protocol")
     if method == b"CONNECT" and protocol is None:
-        message = "CONNECT is not carried by this sidecar"
-        raise NotImplementedMethod(message)
+        return _connect(pseudo, host, length, Fields(plain), known)
     if protocol is not None and (method != b"CONNECT" or ended or not _METHOD.fullmatch(protocol)):
         raise _malformed(":protocol without CONNECT, or with nothing to follow (RFC 8441 §4)")
     if b":scheme" not in pseudo or not _TARGET.fullmatch(path) or not (path[:1] == b"/" or (path, method) == _ASTERISK):
@@ -125,6 +124,20 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
     head.expects_continue = expects
     head.wants_trailers = wants_trailers
     return head
+
+
+def _connect(
+    pseudo: dict[bytes, bytes], host: bytes | None, length: int | None, fields: Fields, known: dict[bytes, bytes]
+) -> RequestHead:
+    """§8.5: an authority with its port, and neither scheme nor path; the stream's DATA are the tunnel's bytes."""
+    authority = pseudo.get(b":authority", b"")
+    if b":scheme" in pseudo or b":path" in pseudo or not is_target(authority) or length:
+        raise _malformed("CONNECT with :scheme or :path, without host:port in :authority, or with a length (§8.5)")
+    if host is not None and host != authority:
+        raise _malformed(":authority is not what host says (§8.3.1)")
+    request = connect_to(authority, fields, known)
+    request.version = HTTP2
+    return request
 
 
 def _is_authority(authority: bytes) -> bool:

@@ -115,6 +115,7 @@ class Owner:
 PROTOCOL, FLOW, SIZE, CLOSED = (
     ErrorCode.PROTOCOL_ERROR, ErrorCode.FLOW_CONTROL_ERROR, ErrorCode.FRAME_SIZE_ERROR, ErrorCode.STREAM_CLOSED,
 )  # fmt: skip
+CONNECT: Headers = [(b":method", b"CONNECT"), (b":authority", b"a.b:443")]
 BROKEN_CONNECTIONS = [
     ("3.4", "no preface", b"GET / HTTP/1.1\r\nhost: pay\r\n\r\n", PROTOCOL),
     ("3.4", "a preface that goes wrong at its end", PREFACE[:-1] + b"x" + settings(), PROTOCOL),
@@ -201,6 +202,12 @@ BROKEN_STREAMS = [
     ("8.3.1", "a :path with a fragment", START + head(1, [*GET[:2], (b":path", b"/a#b"), GET[3]]), PROTOCOL),
     ("8.3.1", "neither :authority nor host", START + head(1, GET[:3]), PROTOCOL),
     ("8.3.1", "host other than :authority", START + head(1, [*GET, (b"host", b"other")]), PROTOCOL),
+    ("8.5", "CONNECT with a :path", START + head(1, [*CONNECT, (b":path", b"/")]), PROTOCOL),
+    ("8.5", "CONNECT with a :scheme", START + head(1, [*CONNECT, (b":scheme", b"https")]), PROTOCOL),
+    ("8.5", "CONNECT without :authority", START + head(1, [CONNECT[0], (b"host", b"a.b:443")]), PROTOCOL),
+    ("8.5", "CONNECT without a port", START + head(1, [CONNECT[0], (b":authority", b"a.b")]), PROTOCOL),
+    ("8.5", "CONNECT with a length", START + head(1, [*CONNECT, (b"content-length", b"4")], END_HEADERS), PROTOCOL),
+    ("8.5", "CONNECT with another host", START + head(1, [*CONNECT, (b"host", b"a.c:443")]), PROTOCOL),
     ("8.3.1", ":authority with a path", START + head(1, [*GET[:3], (b":authority", b"pay/x")]), PROTOCOL),
 ]  # fmt: skip
 
@@ -217,7 +224,7 @@ TAKEN = [
     ("8.1", "trailers", OPEN + frame(DATA, 0, 1, b"x") + head(1, [(b"sum", b"9")]), [("request", 1, b"POST", b"/", False), ("data", 1, b"x"), ("headers", 1, ((b"sum", b"9"),), True)]),
     ("8.3.1", "host instead of :authority", START + head(1, [*GET[:3], (b"host", b"pay")]), [("request", 1, b"GET", b"/", True)]),
     ("8.3.1", "OPTIONS *", START + head(1, [(b":method", b"OPTIONS"), (b":scheme", b"http"), (b":path", b"*"), GET[3]]), [("request", 1, b"OPTIONS", b"*", True)]),
-    ("8.5", "CONNECT", START + head(1, [(b":method", b"CONNECT"), (b":authority", b"pay:443")], END_HEADERS), [("refused", 1, 501)]),
+    ("8.5", "CONNECT", START + head(1, CONNECT, END_HEADERS), [("request", 1, b"CONNECT", b"a.b:443", False)]),
 ]  # fmt: skip
 
 

@@ -3,13 +3,18 @@
 import asyncio
 import contextlib
 import json
+import signal
+import ssl
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.support.certificates import Authority
 from tests.support.consul import ConsulAgent
-from tests.support.fleet import MESH, Fleet, get, patched
+from tests.support.fleet import MESH, Fleet, SidecarProcess, get, patched
+from tests.support.needs import require
 from tests.support.ports import free_port
 from tests.support.process import until
 
@@ -128,6 +133,105 @@ async def test_egress_goes_where_dns_says_and_never_to_loopback(tmp_path: Path, 
         if workers == 1:  # fresh worker processes know nothing of the patch, and need not
             answers = await asyncio.gather(*(get(patched_.url(), {"host": f"localhost:{port}"}) for _ in range(100)))
             assert {(answer.status, answer.told["service"]) for answer in answers} == {(200, "outside")}
+
+
+async def raw(sidecar: SidecarProcess, data: bytes) -> bytes:
+    """Everything that comes back."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.outbound)
+    with contextlib.closing(writer):
+        writer.write(data)
+        async with asyncio.timeout(10):
+            return await reader.read()
+
+
+async def connect(sidecar: SidecarProcess, target: str) -> tuple[int, str, str]:
+    """A CONNECT that is refused: its status, flag and message."""
+    head, _, body = (await raw(sidecar, f"CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n".encode())).partition(
+        b"\r\n\r\n"
+    )
+    flag = head.partition(b'details="')[2].partition(b" ")[0]
+    return int(head.split(b" ", 2)[1]), flag.decode(), body.decode()
+
+
+@WORKERS
+async def test_connect_goes_where_egress_goes_and_to_the_ports_it_is_told(tmp_path: Path, workers: int) -> None:
+    async with Fleet(tmp_path, workers=workers) as fleet:
+        services = str(fleet.services_file(pay=1))
+        options = ("--egress", "allow", "--services", services)
+        off, on = await asyncio.gather(
+            fleet.sidecar("off", *options), fleet.sidecar("on", *options, "--egress-connect", "443,8443")
+        )
+        status, _, said = await connect(off, "example.org:443")
+        assert (status, "--egress-connect" in said) == (501, True)
+        for host in ("localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433", "127.1"):
+            status, flag, said = await connect(on, f"{host}:443")
+            assert (host, status, flag, "loopback" in said) == (host, 404, "NR", True)
+        for target, status, words in (
+            ("169.254.169.254:443", 404, "link-local"),
+            ("no-such-host.invalid:8443", 404, "DNS"),
+            ("example.org:22", 403, "only to 443, 8443"),
+            ("pay:443", 403, "is a service of the mesh"),
+        ):
+            found, flag, said = await connect(on, target)
+            assert (target, found, flag, words in said) == (target, status, "NR", True), said
+
+
+async def test_curl_reaches_a_tls_server_through_its_sidecar(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*authority.issue("localhost"))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            if head.startswith(b"GET /hold "):
+                await reader.read()  # until its client is gone
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\nconnection: close\r\n\r\noutside")
+
+    async with Fleet(tmp_path) as fleet, await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        port, own = server.sockets[0].getsockname()[1], free_port()
+        log = tmp_path / "access.log"
+        sidecar = await fleet.sidecar(
+            "caller", "--outbound", f"127.0.0.1:{own}", "--egress", "allow", "--egress-connect", f"{port},{own}",
+            "--access-log", "all", "--access-log-path", str(log), "--drain-s", "1", entry=LOOPBACK_ALLOWED,
+        )  # fmt: skip
+
+        async def curl(path: str, *options: str) -> asyncio.subprocess.Process:
+            words = (require("curl"), "-sS", "--cacert", str(authority.certificate), *options)
+            return await asyncio.create_subprocess_exec(
+                *words, f"https://localhost:{port}{path}", env={"https_proxy": f"http://127.0.0.1:{own}"},
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+
+        for options in ((), ("--proxy-http2",) if await knows(require("curl"), "--proxy-http2") else ()):
+            said, wrong = await (await curl("/", *options)).communicate()
+            assert (said, wrong) == (b"outside", b"")
+
+        # A way out that comes back is none.
+        status, flag, message = await connect(sidecar, f"127.0.0.1:{own}")
+        assert (status, flag, "own listener" in message) == (404, "NR", True)
+
+        # A drain waits for a tunnel under way, for as long as it may.
+        held = await curl("/hold")
+        await until(partial(under_way, sidecar), what="the tunnel")
+        sidecar.process.signal(signal.SIGTERM)
+        assert await sidecar.process.wait() == 0
+        assert "1 exchanges are given up" in sidecar.process.output()
+        assert (await held.communicate())[0] == b""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    tunnels = [line for line in lines if line["method"] == "CONNECT" and line["response_code"] == 200]
+    assert tunnels[0]["authority"] == f"localhost:{port}"
+    assert tunnels[0]["upstream_host"] == f"127.0.0.1:{port}"
+    assert tunnels[0]["bytes_sent"] > 100
+
+
+async def knows(program: str, option: str) -> bool:
+    asked = await asyncio.create_subprocess_exec(program, "--help", "all", stdout=asyncio.subprocess.PIPE)
+    return option.encode() in (await asked.communicate())[0]
+
+
+async def under_way(sidecar: SidecarProcess) -> bool:
+    return await sidecar.metric("mesh_exchanges_under_way") >= 1
 
 
 async def test_why_says_what_then_happens(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ async def test_the_programs_calls_go_through_the_sidecar_and_signals_reach_it(tm
         await pay.process.until(partial(is_answering, pay), what="the program behind the sidecar")
         seen = (await ask(pay, "/environ")).told["environ"]
         assert seen["http_proxy"] == seen["HTTP_PROXY"] == f"http://127.0.0.1:{pay.outbound}"
+        assert not {"https_proxy", "HTTPS_PROXY"} & set(seen)
         assert seen["no_proxy"] == seen["NO_PROXY"]
         direct = set(seen["NO_PROXY"].split(","))
         assert {"localhost", "127.0.0.1", "169.254.169.254", "fe80::/10", "db.example", "cache.example"} <= direct
@@ -91,6 +92,20 @@ def test_calls_to_the_meshs_own_helpers_go_past_the_sidecar() -> None:
     direct = environment["NO_PROXY"].split(",")
     assert {"control.example", "consul.example", "otlp.example", "127.0.0.1", "::1", "169.254.0.0/16"} <= set(direct)
     assert environment["no_proxy"] == environment["NO_PROXY"]
+
+
+async def test_calls_with_tls_go_through_the_sidecar_where_it_carries_them(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    async with Fleet(tmp_path) as fleet:
+        options = ("--egress", "allow", "--egress-connect", "443")
+        job = fleet.launch(
+            "job", *options, verb="run", program=("sh", "-c", f"echo $https_proxy $HTTPS_PROXY $NO_PROXY > {said}"),
+            env={"https_proxy": "http://elsewhere.example:3128", "no_proxy": "db.example"},
+        )  # fmt: skip
+        assert await job.process.wait(timeout_s=20) == 0, job.process.output()
+    proxy, again, direct = said.read_text().split()
+    assert proxy == again == f"http://127.0.0.1:{job.outbound}"
+    assert {"localhost", "127.0.0.1", "db.example"} <= set(direct.split(","))
 
 
 SERVER = (

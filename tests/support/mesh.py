@@ -313,6 +313,7 @@ class mesh:  # noqa: N801 - reads as a sentence
         self._limits = ConnectionLimits()
         self._has_table = True
         self._max_connections = 20_000
+        self._connect_ports: frozenset[int] = frozenset()
 
     def service(
         self,
@@ -360,6 +361,11 @@ class mesh:  # noqa: N801 - reads as a sentence
         self._max_connections = max_connections
         return self
 
+    def connect_to(self, *ports: int) -> Self:
+        """CONNECT is carried to these ports outside the mesh."""
+        self._connect_ports = frozenset(ports)
+        return self
+
     def without_table(self) -> Self:
         """As a sidecar that never heard of its control server."""
         self._has_table = False
@@ -371,7 +377,11 @@ class mesh:  # noqa: N801 - reads as a sentence
         directory, me = HandMadeDirectory(), name("caller")
         recorder = Recorder(me)
         plane = DataPlane(
-            PlaneSettings(me, Names(DEFAULT_NAMESPACE)), directory, recorder, Propagation(0.0, Random(1)), Random(7)
+            PlaneSettings(me, Names(DEFAULT_NAMESPACE), bool(self._connect_ports), self._connect_ports),
+            directory,
+            recorder,
+            Propagation(0.0, Random(1)),
+            Random(7),
         )
         plane.start()
         async with AsyncExitStack() as stack:
