@@ -3,9 +3,10 @@
 (1) The instance is marked as leaving. (2) Inbound goes on accepting, and answers ``Connection: close``. (3) Wait
 until every connected sidecar that watches the service has reported an endpoint state without this instance; with no
 control server that answers, until no request came for 2 s. Either is bounded by ``drain_s``. (4) What is in flight is
-finished; for that there is ``drain_s`` once more, whatever the wait before has taken. What comes after (stopping the
-program, then outbound) is its caller's; beside a program that somebody else stops, its calls under way are finished
-here too.
+finished; for that there is ``drain_s`` once more, whatever the wait before has taken. WebSockets, which have no end of
+their own, are told to go elsewhere, and not before: whoever connects again now finds another instance. What comes
+after (stopping the program, then outbound) is its caller's; beside a program that somebody else stops, its calls under
+way are finished here too.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ async def drain(sidecar: Sidecar, *, program_stays: bool) -> None:
         await _leave(sidecar, loop.time() + drain_s)
     end = loop.time() + drain_s
     if sidecar.listeners.inbound is not None:
+        sidecar.tell_websockets(inbound_only=True)
         await _none(sidecar.inbound_under_way, end)
     if program_stays or sidecar.listeners.inbound is None:
+        sidecar.tell_websockets(inbound_only=False)
         await _none(sidecar.under_way, end)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from mesh.http.connect import TUNNEL
 from mesh.http.grpc import FAILURES, PREVIOUS_ATTEMPTS, GrpcCall, Status, format_timeout
 from mesh.http.headers import Headers
-from mesh.http.message import HTTP2, IDEMPOTENT_METHODS, SWITCHED, TCP, RequestHead, ResponseHead
+from mesh.http.message import HTTP2, IDEMPOTENT_METHODS, SWITCHED, TCP, WEBSOCKET, RequestHead, ResponseHead
 from mesh.http.outcome import (
     ClientGone,
     DiscoveryUnavailable,
@@ -38,11 +38,12 @@ from mesh.http.trace_context import Trace
 from mesh.model.name import Name
 from proxy.attempt import Attempt
 from proxy.local_answer import LocalAnswer, grpc_status_fields
+from proxy.websocket_relay import WebSocketRelay
 
 if TYPE_CHECKING:
     from proxy.dataplane import DataPlane
     from proxy.listener import Listener
-    from proxy.ports import DownstreamStream, UpstreamStream
+    from proxy.ports import BodySink, DownstreamStream, DownstreamTunnel, UpstreamStream
     from proxy.request_body import RequestBody
     from proxy.table import CompiledRule
     from proxy.upstream.endpoint import UpstreamEndpoint
@@ -280,28 +281,38 @@ class Exchange:
             head = ResponseHead(200, head.fields)
             self.status = head.status
         stream = attempt.stream
-        self.downstream = tunnel = self.downstream.open_tunnel(head, self)
+        server: BodySink | None = stream
+        relay: WebSocketRelay | None = None
+        tunnel: DownstreamTunnel = self.downstream.open_tunnel(head, self)
+        if self.request.upgrade == WEBSOCKET and stream is not None:
+            tunnel = relay = WebSocketRelay(self, tunnel, stream)
+            server = relay.to_server
+        self.downstream = tunnel
         body = self.body = tunnel.body
         assert body is not None  # noqa: S101 - a tunnel has one
         try:
             if attempt.pieces:
                 tunnel.send_data(b"".join(attempt.pieces))
                 attempt.pieces.clear()
-            if stream is not None:
+            if server is not None:
                 early = body.begin_attempt()
                 if early:
-                    stream.send_data(early)
-                body.attach(stream)
+                    server.send_data(early)
+                body.attach(server)
                 if body.ended:
-                    stream.send_end([])
+                    server.send_end([])
             if attempt.ended:
                 tunnel.send_end([])
+            if relay is not None and self.listener.tells_websockets:
+                relay.tell()
             self.on_downstream_writable(writable=tunnel.is_writable)
             while not (attempt.ended and body.ended):
                 if attempt.error is not None:
                     raise attempt.error
                 yield
         finally:
+            if relay is not None:
+                relay.close()
             if stream is not None:
                 stream.cancel()
 

@@ -82,6 +82,8 @@ class Listener(ABC):
         self.plane = plane
         self.limits = limits
         self.is_draining = False
+        self.tells_websockets = False
+        """It drains so far that WebSockets are told to go elsewhere."""
         self.connections: set[ClientConnection] = set()
         self.port = 0
         """Where its clients connect to; known once it is open."""

@@ -45,6 +45,10 @@ class Listeners:
         if self.inbound is not None:
             yield "inbound", self.inbound
 
+    def that_leave(self, *, inbound_only: bool) -> list[Listener]:
+        """Inbound, which leaves first in a drain, or all of them."""
+        return [each for _, each in self.named() if each is self.inbound or not inbound_only]
+
 
 def build_listeners(plane: DataPlane, config: SidecarConfig, token: str) -> Listeners:
     """Build them; ``token`` tells this sidecar from others in Via."""

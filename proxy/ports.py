@@ -70,17 +70,21 @@ class DownstreamTunnel(DownstreamStream, Protocol):
         """What the client sends."""
 
 
-class UpstreamStream(Protocol):
+class BodySink(Protocol):
+    """What takes a body piece by piece."""
+
+    def send_data(self, piece: bytes) -> None:
+        """Go on with it."""
+
+    def send_end(self, trailers: Headers) -> None:
+        """End it."""
+
+
+class UpstreamStream(BodySink, Protocol):
     """One attempt's way to an endpoint."""
 
     def start(self, attempt: Attempt, head: RequestHead, added: list[bytes], body: bytes, *, ended: bool) -> None:
         """Send the head, the fields the mesh adds (lines without CRLF) and what there is of the body, in one write."""
-
-    def send_data(self, piece: bytes) -> None:
-        """Go on with the request's body."""
-
-    def send_end(self, trailers: Headers) -> None:
-        """End the request's body."""
 
     def pause(self) -> None:
         """Take no more of the answer for now."""

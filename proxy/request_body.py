@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mesh.http.headers import Headers
 
 if TYPE_CHECKING:
-    from proxy.ports import DownstreamStream, UpstreamStream
+    from proxy.ports import BodySink, DownstreamStream
 
 REPLAY_BYTES = 64 * 1024  # Linkerd keeps 64 KiB for retries
 MAX_PIECES = 64
@@ -39,7 +39,7 @@ class RequestBody:
         self._downstream = downstream
         self._kept: list[bytes] = []
         self._kept_bytes = 0
-        self._stream: UpstreamStream | None = None
+        self._stream: BodySink | None = None
         self.is_client_paused = False
         self._is_upstream_full = False
         self.received = 0
@@ -76,7 +76,7 @@ class RequestBody:
             self._kept_bytes = 0
         return kept
 
-    def attach(self, stream: UpstreamStream) -> None:
+    def attach(self, stream: BodySink) -> None:
         """From now on pieces go to ``stream``, which has been sent everything so far, and may be full of it."""
         self._stream = stream
         if self._kept_bytes > REPLAY_BYTES:

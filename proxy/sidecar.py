@@ -37,6 +37,7 @@ from proxy.registration import SelfRegistration
 from proxy.scrape import pieces
 from proxy.table import Names
 from proxy.telemetry import Telemetry
+from proxy.websocket_relay import tell_websockets
 from proxy.worker_pool import WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -259,6 +260,12 @@ class Sidecar:
             self.listeners.inbound.is_draining = True
         if self.pool is not None:
             self.pool.drain()
+
+    def tell_websockets(self, *, inbound_only: bool) -> None:
+        """Tell both sides of each WebSocket that it goes away, and of each that is opened from now on."""
+        tell_websockets(self.plane, self.listeners.that_leave(inbound_only=inbound_only))
+        if self.pool is not None:
+            self.pool.tell_websockets(inbound_only=inbound_only)
 
     async def under_way(self) -> int:
         """Exchanges under way in either direction."""

@@ -33,6 +33,7 @@ from proxy.listeners import Listeners, build_listeners
 from proxy.memory import settle_memory
 from proxy.table import Names
 from proxy.telemetry import Telemetry
+from proxy.websocket_relay import tell_websockets
 from proxy.worker_link import Link, Report
 
 logger = logging.getLogger(__name__)
@@ -176,6 +177,7 @@ class Worker:
             "answer": self._directory.answered,
             "program": self._on_program,
             "drain": self._on_drain,
+            "websockets": self._on_websockets,
             "report": self._on_report,
             "states": self._on_states,
             "reopen": self._telemetry.reopen,
@@ -230,6 +232,9 @@ class Worker:
     def _on_drain(self) -> None:
         if self._listeners.inbound is not None:
             self._listeners.inbound.is_draining = True
+
+    def _on_websockets(self, inbound_only: bool) -> None:  # noqa: FBT001 - as it came over the link
+        tell_websockets(self._plane, self._listeners.that_leave(inbound_only=inbound_only))
 
     def _on_report(self, number: int) -> None:
         report = self._deltas.take()

@@ -187,6 +187,10 @@ class WorkerPool:
         self._is_draining = True
         self._broadcast("drain")
 
+    def tell_websockets(self, *, inbound_only: bool) -> None:
+        """See Sidecar."""
+        self._broadcast("websockets", inbound_only)
+
     def reopen_logs(self) -> None:
         """Access logs were rotated."""
         self._broadcast("reopen")

@@ -1,14 +1,17 @@
 """Leaving without losing a request: in which order, what is waited for, and for how long at most."""
 
 import asyncio
+import contextlib
 import signal
 import time
 from functools import partial
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from mesh.model.name import Name
+from tests.support.chat import chat_server
 from tests.support.control import FakeSidecar
 from tests.support.fleet import Answer, Fleet, SidecarProcess, get
 from tests.support.process import until
@@ -169,3 +172,61 @@ async def under_way(sidecar: SidecarProcess, count: int) -> bool:
 async def usable(caller: SidecarProcess, count: int) -> bool:
     found = await caller.endpoints("pay")
     return sum(health == "passing" for health in found.values()) == count
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_websockets_are_told_to_go_elsewhere_once_nobody_comes_any_more(tmp_path: Path, workers: int) -> None:
+    """At the sidecar of the server, then at that of another client, which leaves without the server's."""
+    async with (
+        Fleet(tmp_path, workers=workers) as fleet,
+        chat_server() as (chat, port),
+        aiohttp.ClientSession() as session,
+    ):
+        pay = await fleet.sidecar("pay", "--port", str(port))
+        services = str(fleet.services_file(pay=pay.inbound, chat=port))
+        caller = await fleet.sidecar("caller", "--services", services)
+
+        async def connect(service: str) -> aiohttp.ClientWebSocketResponse:
+            return await session.ws_connect(caller.url("/chat"), headers={"host": service})
+
+        one, other = await connect("pay"), await connect("chat")
+        for socket in (one, other):
+            await socket.send_str("hello")
+            assert await socket.receive_str() == "hello!"
+        began_s = time.monotonic()
+        pay.process.signal(signal.SIGTERM)
+        await pay.process.until_logged("draining")
+        await one.send_str("still here")  # as long as somebody may come, nobody is sent away
+        assert await one.receive_str() == "still here!"
+        message = await one.receive(timeout=10)
+        assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+        assert time.monotonic() - began_s > 1.9
+        assert await pay.process.wait() == 0
+        assert "given up" not in pay.process.output()
+        assert chat.closed == [1001]
+
+        await other.send_str("and I")
+        assert await other.receive_str() == "and I!"
+        caller.process.signal(signal.SIGTERM)
+        message = await other.receive(timeout=10)
+        assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+        assert await caller.process.wait() == 0
+        assert chat.closed == [1001, 1001]
+
+
+async def test_who_does_not_go_holds_a_drain_no_longer_than_drain_s(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet, chat_server() as (chat, port):
+        pay = await fleet.sidecar("pay", "--port", str(port), "--drain-s", "2.5")
+        reader, writer = await asyncio.open_connection("127.0.0.1", pay.inbound)
+        with contextlib.closing(writer):
+            writer.write(
+                b"GET /chat HTTP/1.1\r\nhost: pay\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+                b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            )
+            await reader.readuntil(b"\r\n\r\n")
+            pay.process.signal(signal.SIGTERM)
+            head = await reader.readexactly(2)
+            assert head[0] == 0x88
+            assert await pay.process.wait() == 0
+            await until(lambda: chat.closed == [1001], what="the server to be told")
+        assert "draining: 1 exchanges are given up" in pay.process.output()
