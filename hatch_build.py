@@ -1,8 +1,8 @@
 """Compiles what pays when a wheel, or an editable install, is made: hatchling's custom build hook.
 
-Some is in C, each file with a twin in Python. The codec of HTTP/2 is Python that mypyc compiles as it stands. Where there
-is no C compiler, no Python.h or no mypyc, the wheel is made without it and everything works, slower. MESH_COMPILE=no
-asks for that; MESH_COMPILE=must makes the lack of a compiler an error.
+Some is in C, each file with a twin in Python. The codec of HTTP/2 is Python that mypyc compiles as it stands. Where
+there is no C compiler, no Python.h or no mypyc, the wheel is made without it and everything works, slower.
+MESH_COMPILE=no asks for that; MESH_COMPILE=must makes the lack of a compiler an error.
 """
 
 from __future__ import annotations
@@ -47,8 +47,6 @@ class CompileHook(BuildHookInterface[Any]):
         wish = os.environ.get("MESH_COMPILE", "")
         root, suffix = Path(self.root), sysconfig.get_config_var("EXT_SUFFIX")
         if wish == "no":
-            for name in (*MODULES, LIBRARY):  # of an earlier build in this tree: they would be imported
-                root.joinpath(name).with_suffix(suffix).unlink(missing_ok=True)
             return
         for name in SOURCES:
             target = root.joinpath(name).with_suffix(suffix)
@@ -103,10 +101,13 @@ def _compile(source: Path, target: Path) -> str:
 
 
 def _compile_modules(root: Path, targets: list[Path]) -> str:
-    """The same with mypyc; the library comes first, so that no shim ever finds none."""
+    """The same with mypyc, which takes seconds; the library comes first, so that no shim ever finds none."""
     trouble = _lacks()
     if trouble:
         return trouble
+    made_of = max((root / name).stat().st_mtime for name in (*MODULES, Path(__file__).name))
+    if all(target.exists() and target.stat().st_mtime > made_of for target in targets):
+        return ""
     with tempfile.TemporaryDirectory() as made:
         done = subprocess.run(
             [sys.executable, "-c", MYPYC, made, *MODULES],

@@ -34,6 +34,16 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"uvloop": WatchedLoop}
 
 
+def pytest_configure() -> None:
+    """What is tested is what stands there: nothing compiled of an older source."""
+    root = Path(__file__).parents[1]
+    for made in root.glob("*/*/*.so"):
+        for source in (made.with_name(made.name.partition(".")[0] + suffix) for suffix in (".c", ".py")):
+            if source.exists() and source.stat().st_mtime > made.stat().st_mtime:
+                message = f"{source.relative_to(root)} is newer than what was compiled of it: make setup"
+                raise pytest.UsageError(message)
+
+
 def pytest_collection_finish() -> None:
     """Take all that was imported out of the collector's sight: WatchedLoop collects after every test."""
     gc.collect()

@@ -29,4 +29,4 @@ class _AsPython:
 
 
 if os.environ.get("MESH_PURE_PYTHON"):
-    sys.meta_path.insert(0, _AsPython)  # type: ignore[arg-type] - typeshed asks for an instance, importlib does not
+    sys.meta_path.insert(0, _AsPython)
