@@ -82,7 +82,7 @@ async def test_the_programs_calls_go_through_the_sidecar_and_signals_reach_it(tm
         await pay.process.until(all_came, what="the signals to be passed on")
 
 
-def test_calls_to_the_meshs_own_helpers_go_past_the_sidecar() -> None:
+async def test_calls_to_the_meshs_own_helpers_go_past_the_sidecar() -> None:
     config = SidecarConfig(
         Name("default", "pay"), control=Address("control.example", 15010), consul="http://consul.example:8500"
     )
