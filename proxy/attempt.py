@@ -79,7 +79,7 @@ class Attempt:
         self.http2 = False
         """It is made over HTTP/2."""
         self.wants_fresh = False
-        """It waits for a connection that has carried nothing yet: of TCP each is its client's own."""
+        """It waits for a connection that has carried nothing yet: of TCP and CONNECT each is its client's own."""
         self.span_id = b""
 
     @property

@@ -141,7 +141,10 @@ class Exchange:
                 raise _overflow(cluster)  # Overflow 503 UO
             skip_pool = request.version == TCP  # which has no pool: each connection is its client's own
             if request.upgrade is not None and request.upgrade not in service.upgrades:
-                skip_pool = self._is_connect(cluster)  # NotImplementedMethod 501 for what is neither
+                if request.upgrade == TUNNEL:
+                    skip_pool = True  # CONNECT, which the listener has allowed
+                else:
+                    self._decline_upgrade(cluster)  # NotImplementedMethod 501
             usage = service.usage
             usage.requests += 1
             service.budget.requests += 1
@@ -253,21 +256,14 @@ class Exchange:
                 usage.requests -= 1
             self._end()
 
-    def _is_connect(self, cluster: Cluster) -> bool:
-        """Tell whether it is a CONNECT, which the listener has allowed and whose connection is its client's own, too.
-
-        Any other upgrade is declined: as if it had not been asked (RFC 9110 §7.8); in HTTP/2 there is no such answer
-        (RFC 8441 §4).
-        """
+    def _decline_upgrade(self, cluster: Cluster) -> None:
+        """As if it had not been asked (RFC 9110 §7.8); in HTTP/2 there is no such answer (RFC 8441 §4)."""
         request = self.request
-        if request.upgrade == TUNNEL:
-            return True
         if request.version == HTTP2:
             protocol = (request.upgrade or b"").decode("latin-1")
             message = f"{cluster.name}: tunnels of {protocol!r} are not carried; its policy names none (upgrades)"
             raise NotImplementedMethod(message)
         request.upgrade = None
-        return False
 
     # --- tunnels ----------------------------------------------------------------------------------------------------
 
@@ -392,7 +388,7 @@ class Exchange:
 
     def _connected(self, attempt: Attempt) -> Steps:
         """Wait for a connection: then the attempt has a stream, else its error."""
-        attempt.wants_fresh = self.request.version == TCP
+        attempt.wants_fresh = self.request.version == TCP or self.request.upgrade == TUNNEL
         try:
             attempt.endpoint.connect_for(attempt)
         except Overflow as error:

@@ -1,10 +1,12 @@
 """CONNECT out of the mesh (RFC 9110 §9.3.6), on real sockets; names and DNS are in e2e/test_calls_out.py."""
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from proxy.http2.codec import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM
 from proxy.http2.errors import ErrorCode
 from proxy.listener import OutboundListener
 from proxy.own_listeners import is_own
+from proxy.upstream import endpoint
 from tests.support.http2 import PREFACE, frame, frames, settings
 from tests.support.mesh import Client, Mesh, inbound_listener, mesh, name, serve
 from tests.support.process import until
@@ -200,6 +203,48 @@ async def test_an_address_that_takes_no_connection_is_passed_over() -> None:
             client, _ = await opened(m, b"x")
             assert await client.reader.readexactly(1) == b"x"
             client.close()
+
+
+async def test_a_connection_that_carried_a_request_is_never_a_tunnels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is given back while the tunnel waits for its own: what passes there would follow upon a request."""
+    asked, may_answer, may_connect = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    seen: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(seen)
+        seen.append(b"")
+        with contextlib.closing(writer):
+            while data := await reader.read(4096):
+                seen[number] += data
+                if data.startswith(b"GET "):
+                    asked.set()
+                    await may_answer.wait()
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    connect, made = endpoint.connect, 0
+
+    async def second_waits(*args: Any) -> Any:
+        nonlocal made
+        made += 1
+        if made > 1:
+            await may_connect.wait()
+        return await connect(*args)
+
+    monkeypatch.setattr(endpoint, "connect", second_waits)
+    async with outside(talk) as m:
+        first = await m.connect()
+        first.send(b"GET / HTTP/1.1\r\nhost: outside.example:443\r\n\r\n")
+        await asyncio.wait_for(asked.wait(), 5)
+        tunnel = await m.connect()
+        tunnel.send(HEAD + b"within")
+        usage = m.plane.services[OUTSIDE].usage
+        await until(lambda: usage.pending == 1 and made == 2, what="the tunnel to wait for its connection")
+        may_answer.set()
+        assert (await first.receive()).status == 200  # its connection has been given back
+        may_connect.set()
+        assert (await tunnel.receive_head()).status == 200
+        await until(lambda: len(seen) == 2 and seen[1] == b"within", what="the bytes on a connection of their own")
+        assert b"within" not in seen[0]
 
 
 async def test_where_it_is_not_carried_it_is_not_implemented() -> None:
