@@ -11,13 +11,10 @@ from __future__ import annotations
 import re
 from enum import Enum
 
+from mesh.http.message import METHODS
+
 PREFACE_LINE = b"PRI * HTTP/2.0\r\n"
 VERSION = b"HTTP/1."
-# The same as the codec takes: see proxy/http1/codec.py. A method that it would refuse is another protocol's word.
-METHODS = frozenset(
-    b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH CONNECT PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH "
-    b"REPORT MKCALENDAR ACL BIND REBIND UNBIND LINK UNLINK PURGE QUERY".split()
-)
 MAX_LINE_BYTES = 16 * 1024  # as ``limits.request-line-bytes``: a longer target is HTTP's to refuse
 
 _BEGINNINGS = frozenset(method[:end] for method in METHODS for end in range(1, len(method) + 1))

@@ -9,6 +9,13 @@ from __future__ import annotations
 from mesh.http.grpc import GrpcCall
 from mesh.http.headers import Fields, Headers
 
+METHODS = frozenset(b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH CONNECT".split()) | frozenset(
+    # WebDAV and its kin (IANA method registry): carried like any other, retried like none.
+    b"PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT MKCALENDAR ACL BIND REBIND UNBIND".split()
+    + b"LINK UNLINK PURGE QUERY".split()
+)
+"""The methods of HTTP/1.1 that are carried. A word that is none of them may be another protocol's."""
+
 # RFC 9110 §9.2.2.
 IDEMPOTENT_METHODS = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"))
 

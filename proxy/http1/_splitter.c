@@ -82,17 +82,13 @@ typedef struct {
     Py_ssize_t count;
 } Parts;
 
+/* The first field of a name is given by itself: 1 where that was done, 0 where there was one before, -1 on failure. */
 static int gather(PyObject *known, PyObject *name, PyObject *value)
 {
-    PyObject *before = PyDict_GetItemWithError(known, name);
-    if (before == NULL)
-        return PyErr_Occurred() ? -1 : PyDict_SetItem(known, name, value);
-    PyObject *joined = PyBytes_FromStringAndSize(PyBytes_AS_STRING(before), PyBytes_GET_SIZE(before));
-    PyBytes_ConcatAndDel(&joined, PyBytes_FromStringAndSize(", ", 2));
-    PyBytes_Concat(&joined, value);
-    int failed = joined == NULL ? -1 : PyDict_SetItem(known, name, joined);
-    Py_XDECREF(joined);
-    return failed;
+    int is_repeated = PyDict_Contains(known, name);
+    if (is_repeated)
+        return is_repeated < 0 ? -1 : 0;
+    return PyDict_SetItem(known, name, value) ? -1 : 1;
 }
 
 static int add_special(const Splitter *self, Parts *parts, const Slot *slot, const unsigned char *value,
@@ -105,15 +101,17 @@ static int add_special(const Splitter *self, Parts *parts, const Slot *slot, con
     PyObject *bytes = bytes_between(value, end);
     if (bytes == NULL)
         return -1;
-    int failed = 0;
+    int done = 0;
     if (slot->kind == self->gathered)
-        failed = gather(parts->known, slot->name, bytes);
-    else if (slot->kind == self->single && parts->single == NULL)
+        done = gather(parts->known, slot->name, bytes);
+    else if (slot->kind == self->single && parts->single == NULL) {
         parts->single = Py_NewRef(bytes);
-    else
-        failed = append(parts->special, PyTuple_Pack(3, slot->kind, slot->name, bytes));
+        done = 1;
+    }
+    if (done == 0)
+        done = append(parts->special, PyTuple_Pack(3, slot->kind, slot->name, bytes));
     Py_DECREF(bytes);
-    return failed;
+    return done < 0 ? -1 : 0;
 }
 
 static inline int is_line_end(const unsigned char *at, const unsigned char *end)

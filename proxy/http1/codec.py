@@ -15,7 +15,7 @@ from http import HTTPStatus
 from mesh.http.connect import is_target, make_connect
 from mesh.http.grpc import CALL_FIELDS, WEB_TYPE, web_call
 from mesh.http.headers import Fields, Headers
-from mesh.http.message import SWITCHED, RequestHead, ResponseHead
+from mesh.http.message import METHODS, SWITCHED, RequestHead, ResponseHead
 from mesh.http.outcome import (
     BadRequest,
     ExpectationFailed,
@@ -31,6 +31,7 @@ from proxy.http1.fields import (
     CONNECTION,
     EXPECT,
     HOST,
+    KNOWN,
     LENGTH,
     PERSISTENCE_ONLY,
     SAYS_NOT_SENT,
@@ -49,11 +50,6 @@ from proxy.http1.splitter import TOKEN_PATTERN, join_head
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 # RFC 3986 §3.2.2 without userinfo: name or IPv4, or a bracketed IPv6 address; then a port.
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
-_METHODS = frozenset(b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH CONNECT".split()) | frozenset(
-    # WebDAV and its kin (IANA method registry): carried like any other, retried like none.
-    b"PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT MKCALENDAR ACL BIND REBIND UNBIND".split()
-    + b"LINK UNLINK PURGE QUERY".split()
-)
 _SLASH = 0x2F
 _MAX_PORT = 65535
 _MAX_SEEN, _MAX_SEEN_BYTES = 2048, 256  # of what is remembered of peers' choosing
@@ -87,7 +83,7 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
         _check_request_line(line, limits)
     method, target, version = parts
     is_11 = version == b"HTTP/1.1"
-    if method not in _METHODS:
+    if method not in METHODS:
         raise _unknown_method(method)
     if len(head) > limits.head_bytes or count > limits.count:
         raise too_large(head, limits, BadRequest)
@@ -133,10 +129,12 @@ def _apply_special(request: RequestHead, special: list[tuple[int, bytes, bytes]]
     named: list[bytes] | None = None
     codings: list[bytes] | None = None
     upgrades: list[bytes] | None = None
-    for kind, _, value in special:
-        if kind == HOST:
+    for kind, name, value in special:
+        if kind == KNOWN:
+            known[name] += b", " + value  # RFC 9110 §5.3
+        elif kind == HOST:
             raise _one_host()
-        if kind == LENGTH:
+        elif kind == LENGTH:
             if request.content_length is not None:
                 message = "more than one Content-Length (RFC 9112 §6.3)"
                 raise BadRequest(message)

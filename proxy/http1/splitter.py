@@ -39,8 +39,8 @@ class HeadSplitter(Protocol):
 class PythonSplitter:
     """See HeadSplitter. ``kinds``: the lower-case names that are set apart, each with a number other than 0.
 
-    Fields of the kind ``gathered`` go into a dict, repeated ones joined by ", " (RFC 9110 §5.3). Of the kind ``single``
-    a message has one as a rule: the first is given by itself, any other with the rest.
+    Fields of the kind ``gathered`` go into a dict by their name; of the kind ``single`` a message has one as a rule,
+    which is given by itself. What is repeated of either stands with the rest: nothing is joined before it is counted.
     """
 
     def __init__(self, kinds: dict[bytes, int], gathered: int, single: int) -> None:
@@ -72,8 +72,8 @@ class PythonSplitter:
                 plain.append(line)
                 continue
             name, value = name.lower(), value.strip(b" \t")
-            if kind == self._gathered:
-                known[name] = known[name] + b", " + value if name in known else value
+            if kind == self._gathered and name not in known:
+                known[name] = value
             elif kind == self._single and single is None:
                 single = value
             else:

@@ -3,7 +3,8 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.first_bytes import METHODS, PREFACE_LINE, Spoken, spoken
+from mesh.http.message import METHODS
+from proxy.first_bytes import PREFACE_LINE, Spoken, spoken
 
 methods = st.sampled_from(sorted(METHODS))
 targets = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=80).map(str.encode)

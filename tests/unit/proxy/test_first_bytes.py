@@ -2,8 +2,8 @@
 
 import pytest
 
-from proxy.first_bytes import MAX_LINE_BYTES, METHODS, PREFACE_LINE, Spoken, likely, spoken
-from proxy.http1 import codec
+from mesh.http.message import METHODS
+from proxy.first_bytes import MAX_LINE_BYTES, PREFACE_LINE, Spoken, likely, spoken
 
 HTTP, BYTES = Spoken.HTTP, Spoken.BYTES
 
@@ -62,7 +62,3 @@ def test_what_tells_nothing_yet_is_assumed_once_it_falls_silent(data: bytes, ass
 def test_one_byte_that_can_begin_no_method_is_enough() -> None:
     begins = {method[0] for method in METHODS} | {PREFACE_LINE[0]}
     assert {byte for byte in range(256) if spoken(bytes([byte])) is None} == begins
-
-
-def test_the_methods_are_the_codecs() -> None:
-    assert METHODS == codec._METHODS
