@@ -47,19 +47,10 @@ def why(plane: DataPlane, request: RequestHead) -> dict[str, Any]:
         "authority": request.authority.decode("latin-1"),
         "target": request.target.decode("latin-1"),
     }
-    if plane.table is None:
-        return {"request": asked, "outcome": "503 NR: this sidecar never had a routing table"}
-    answer: dict[str, Any] = {"request": asked, "table": str(plane.table.id)}
-    try:
-        found = plane.find_entry(request.authority)
-    except ProxyError as error:
-        answer["outcome"] = outcome_of(error)
-        return answer
-    if isinstance(found, Name):
-        answer["outcome"] = f"{found} is not known here yet: a first request looks it up"
+    answer, found = _looked_up(plane, asked, request.authority, "request")
+    if found is None:
         return answer
     entry, port = found
-    answer["service"] = str(entry.name)
     verdicts = _verdicts(entry, request, port)
     rule = (
         entry.passthrough
@@ -83,23 +74,33 @@ def why(plane: DataPlane, request: RequestHead) -> dict[str, Any]:
     return answer
 
 
-def why_connection(plane: DataPlane, authority: bytes, port: LocalPort | None) -> dict[str, Any]:
-    """What would become of a TCP connection to that service now; ``port`` is what the sidecar keeps for it."""
-    asked = {"method": TCP_METHOD, "authority": authority.decode("latin-1"), "target": ""}
+def _looked_up(
+    plane: DataPlane, asked: dict[str, str], authority: bytes, what: str
+) -> tuple[dict[str, Any], tuple[ServiceEntry, int | None] | None]:
+    """The beginning of an answer, and the service an authority names; None where the outcome is known already."""
     if plane.table is None:
-        return {"request": asked, "outcome": "503 NR: this sidecar never had a routing table"}
+        return {"request": asked, "outcome": "503 NR: this sidecar never had a routing table"}, None
     answer: dict[str, Any] = {"request": asked, "table": str(plane.table.id)}
     try:
         found = plane.find_entry(authority)
     except ProxyError as error:
         answer["outcome"] = outcome_of(error)
-        return answer
+        return answer, None
     if isinstance(found, Name):
-        answer["outcome"] = f"{found} is not known here yet: a first connection looks it up"
+        answer["outcome"] = f"{found} is not known here yet: a first {what} looks it up"
+        return answer, None
+    answer["service"] = str(found[0].name)
+    return answer, found
+
+
+def why_connection(plane: DataPlane, authority: bytes, port: LocalPort | None) -> dict[str, Any]:
+    """What would become of a TCP connection to that service now; ``port`` is what the sidecar keeps for it."""
+    asked = {"method": TCP_METHOD, "authority": authority.decode("latin-1"), "target": ""}
+    answer, found = _looked_up(plane, asked, authority, "connection")
+    if found is None:
         return answer
     entry, _ = found
     rule = entry.connection_rule()
-    answer["service"] = str(entry.name)
     answer["local_port"] = None if port is None else str(port.address)
     answer["candidates"] = _connection_verdicts(entry)
     answer["route"] = rule.label

@@ -282,7 +282,7 @@ class AccessLog:
         self._hand_over()
 
     def _make_lines(self) -> None:
-        entries = self._entries
+        entries, self._entries = self._entries, []  # first of all: what cannot be made must not be tried for ever
         if self._handed_over - self._writer.taken + self._made_bytes > self._max_unwritten_bytes:
             self._refused += len(entries)
         elif entries:
@@ -290,7 +290,6 @@ class AccessLog:
             self._made.append(data)
             self._made_bytes += len(data)
             self._made_lines += len(entries)
-        entries.clear()
 
     def _hand_over(self) -> None:
         if self._made:
