@@ -1,8 +1,9 @@
 """Compiles what pays when a wheel, or an editable install, is made: hatchling's custom build hook.
 
-Some is in C, each file with a twin in Python. The codec of HTTP/2 is Python that mypyc compiles as it stands. Where
-there is no C compiler, no Python.h or no mypyc, the wheel is made without it and everything works, slower.
-MESH_COMPILE=no asks for that; MESH_COMPILE=must makes the lack of a compiler an error.
+Some is in C, each file with a twin in Python. What a request passes through is Python that mypyc compiles as it stands
+(pyproject.toml names the modules), which takes a minute. Where there is no C compiler, no Python.h or no mypyc, the
+wheel is made without it and everything works, slower. MESH_COMPILE=no asks for that; MESH_COMPILE=must makes the lack
+of a compiler an error.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCES = ("proxy/http1/_splitter.c", "proxy/http2/_octets.c", "mesh/telemetry/_log_line.c")
 FLAGS = ("-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2")
-MODULES = ("proxy/http2/codec.py", "proxy/http2/messages.py")
-LIBRARY = "proxy/http2/compiled__mypyc"
-"""What mypyc makes of MODULES; beside each of them it leaves a shim that is imported in its place."""
+LIBRARY = "mesh/compiled__mypyc"
+"""What mypyc makes of the modules; beside each of them it leaves a shim that is imported in its place."""
 MYPYC = """
 import sys
 from mypyc.build import mypycify
@@ -32,7 +32,7 @@ made, *modules = sys.argv[1:]
 sys.argv[1:] = ["-q", "build_ext", "--build-lib", made, "--build-temp", made]
 options = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", "--cache-dir", made]
 setup(name="x", py_modules=[], packages=[], ext_modules=mypycify(
-    [*options, *modules], opt_level="2", debug_level="0", group_name="proxy.http2.compiled", target_dir=made))
+    [*options, *modules], opt_level="2", debug_level="0", group_name="mesh.compiled", target_dir=made))
 """
 REMEDY = "sudo apt-get install gcc python3-dev, then install again"
 
@@ -51,8 +51,9 @@ class CompileHook(BuildHookInterface[Any]):
         for name in SOURCES:
             target = root.joinpath(name).with_suffix(suffix)
             self._take([target], _compile(root / name, target), name, wish, build_data)
-        targets = [root.joinpath(name).with_suffix(suffix) for name in (*MODULES, LIBRARY)]
-        self._take(targets, _compile_modules(root, targets), "HTTP/2", wish, build_data)
+        modules = self.config["modules"]
+        targets = [root.joinpath(name).with_suffix(suffix) for name in (*modules, LIBRARY)]
+        self._take(targets, _compile_modules(root, modules, targets), "the request path", wish, build_data)
 
     def _take(self, targets: list[Path], trouble: str, what: str, wish: str, build_data: dict[str, Any]) -> None:
         if trouble:
@@ -100,17 +101,17 @@ def _compile(source: Path, target: Path) -> str:
     return ""
 
 
-def _compile_modules(root: Path, targets: list[Path]) -> str:
-    """The same with mypyc, which takes seconds; the library comes first, so that no shim ever finds none."""
+def _compile_modules(root: Path, modules: list[str], targets: list[Path]) -> str:
+    """The same with mypyc; the library comes first, so that no shim ever finds none."""
     trouble = _lacks()
     if trouble:
         return trouble
-    made_of = max((root / name).stat().st_mtime for name in (*MODULES, Path(__file__).name))
+    made_of = max((root / name).stat().st_mtime for name in (*modules, "pyproject.toml", Path(__file__).name))
     if all(target.exists() and target.stat().st_mtime > made_of for target in targets):
         return ""
     with tempfile.TemporaryDirectory() as made:
         done = subprocess.run(
-            [sys.executable, "-c", MYPYC, made, *MODULES],
+            [sys.executable, "-c", MYPYC, made, *modules],
             cwd=root,
             env=os.environ | {"CC": shlex.join(_compiler() or ["cc"])},
             capture_output=True,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast
 
+from proxy.callbacks import Callbacks, set_callbacks
 from proxy.detect import DetectingDownstream
 from proxy.http1.downstream import Http1Downstream
 from proxy.http2.downstream import Http2Downstream
@@ -40,11 +41,13 @@ async def open_server(listener: Listener, sock: socket.socket) -> Closable:
     loop = asyncio.get_running_loop()
     listener.port = sock.getsockname()[1]
     if listener.tls is None:
-        return await loop.create_server(partial(protocol_for, listener), sock=sock, backlog=BACKLOG)
+        return await loop.create_server(
+            cast("Callable[[], asyncio.Protocol]", partial(protocol_for, listener)), sock=sock, backlog=BACKLOG
+        )
     return PeekingServer(listener, sock)
 
 
-def protocol_for(listener: Listener) -> asyncio.Protocol:
+def protocol_for(listener: Listener) -> Callbacks:
     """For a connection that is made now. HTTP/1.1 and HTTP/2 are told apart by what comes: see ``http1/downstream``."""
     if listener.takes_connections:
         return TcpDownstream(listener)
@@ -128,20 +131,16 @@ class PeekingServer:
         """A client waits for its server to speak."""
         self._start_hand_over(connection, partial(TcpDownstream, self._listener), is_tls=False)
 
-    def _start_hand_over(
-        self, connection: socket.socket, factory: Callable[[], asyncio.Protocol], *, is_tls: bool
-    ) -> None:
+    def _start_hand_over(self, connection: socket.socket, factory: Callable[[], Callbacks], *, is_tls: bool) -> None:
         self._forget(connection)
         self._listener.plane.tasks.start(self._hand_over(connection, factory, is_tls=is_tls), "accept")
 
-    async def _hand_over(
-        self, connection: socket.socket, factory: Callable[[], asyncio.Protocol], *, is_tls: bool
-    ) -> None:
+    async def _hand_over(self, connection: socket.socket, factory: Callable[[], Callbacks], *, is_tls: bool) -> None:
         tls = self._listener.tls
         self._shaking_hands += 1
         try:
             await self._loop.connect_accepted_socket(
-                factory,
+                cast("Callable[[], asyncio.BaseProtocol]", factory),
                 connection,
                 ssl=tls.context if is_tls and tls is not None else None,
                 ssl_handshake_timeout=HANDSHAKE_S if is_tls else None,
@@ -176,7 +175,7 @@ class TlsAccepted(asyncio.Protocol):
         listener, given = self._listener, cast("asyncio.Transport", transport)
         chosen = given.get_extra_info("ssl_object").selected_alpn_protocol()
         if listener.takes_connections:
-            protocol: asyncio.Protocol = TcpDownstream(listener)
+            protocol: Callbacks = TcpDownstream(listener)
         elif chosen == HTTP2:
             address = given.get_extra_info("peername") or ("", 0)
             protocol = http2 = Http2Downstream(listener, address[0], address[1])
@@ -187,5 +186,5 @@ class TlsAccepted(asyncio.Protocol):
             protocol = DetectingDownstream(listener)
         else:
             protocol = Http1Downstream(listener)
-        given.set_protocol(protocol)
+        set_callbacks(given, protocol)
         protocol.connection_made(given)

@@ -64,7 +64,7 @@ class Directory(Protocol):
         """Connecting to that endpoint failed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PlaneSettings:
     """What a data plane is told once."""
 
@@ -101,6 +101,7 @@ class DataPlane:
         self.random = rng.random
         self._bits = rng.getrandbits
         self.clock = time.monotonic
+        self.call_later = _call_later
         self.now_s = time.monotonic()
         """The time of the last sweep: good enough for idleness, and free."""
         self.trampoline = Trampoline()
@@ -275,10 +276,6 @@ class DataPlane:
         h = b"%032x" % self._bits(128)
         return b"%b-%b-4%b-a%b-%b" % (h[:8], h[8:12], h[13:16], h[17:20], h[20:])
 
-    def call_later(self, delay_s: float, call: Callable[[], None]) -> asyncio.TimerHandle:
-        """A loop timer, for what is rare."""
-        return asyncio.get_running_loop().call_later(delay_s, call)
-
     def series_for(self, service: Name, subset: str | None) -> RequestSeries:
         """The metrics of requests to that service."""
         return self.recorder.series_for(service, subset)
@@ -332,3 +329,8 @@ def no_such_service(host: str) -> str:
 def egress_name(host: str, port: int | None) -> Name:
     """The name that endpoints of a host outside the mesh are kept under."""
     return Name(EGRESS, f"{host}:{port or 80}")
+
+
+def _call_later(delay_s: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+    """A loop timer, for what is rare."""
+    return asyncio.get_running_loop().call_later(delay_s, call)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
+from proxy.callbacks import Callbacks, set_callbacks
 from proxy.first_bytes import Spoken, likely, spoken
 from proxy.http1.downstream import Http1Downstream
 from proxy.tcp import TcpDownstream
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from proxy.listener import Listener
 
 
-class DetectingDownstream(asyncio.Protocol):
+class DetectingDownstream:
     """See the module. It lives from the connection's first moment until its protocol is known."""
 
     __slots__ = ("_began_s", "_listener", "_seen", "_timer", "transport")
@@ -60,6 +61,12 @@ class DetectingDownstream(asyncio.Protocol):
         self._stop_waiting()
         self._listener.forget(self)
 
+    def pause_writing(self) -> None:
+        """Nothing is written yet."""
+
+    def resume_writing(self) -> None:
+        """Nothing is written yet."""
+
     def check_time(self, now: float) -> None:
         """Decide on one that sends byte by byte for longer than a head may take (once a second)."""
         if now - self._began_s > self._listener.limits.head_s:
@@ -78,12 +85,12 @@ class DetectingDownstream(asyncio.Protocol):
         if not self.transport.is_closing():
             self._hand_over(likely(self._seen))
 
-    def _hand_over(self, found: Spoken) -> asyncio.Protocol:
+    def _hand_over(self, found: Spoken) -> Callbacks:
         """Its place on the listener becomes the next one's, so that there is room for it in any case."""
         self._stop_waiting()
         self._listener.forget(self)
-        after = Http1Downstream(self._listener) if found is Spoken.HTTP else TcpDownstream(self._listener)
-        self.transport.set_protocol(after)
+        after: Callbacks = Http1Downstream(self._listener) if found is Spoken.HTTP else TcpDownstream(self._listener)
+        set_callbacks(self.transport, after)
         after.connection_made(self.transport)
         if self._seen:
             after.data_received(self._seen)

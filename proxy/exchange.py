@@ -546,7 +546,8 @@ class Exchange:
             if not is_news and isinstance(what, ProxyError):
                 steps.throw(what)
             else:
-                steps.send(None)
+                for _ in steps:  # once: asked like this it says that it is over without an exception
+                    break
         except StopIteration:
             pass
         except Exception:

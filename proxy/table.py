@@ -26,12 +26,15 @@ MAX_HOSTS = 4096  # distinct Host values remembered; then the memory of them sta
 ClusterFor = Callable[[BackendRef], "Cluster"]
 
 
-@dataclass(frozen=True, slots=True)
 class Backend:
     """A destination of a rule, resolved."""
 
-    ref: BackendRef
-    cluster: Cluster
+    __slots__ = ("cluster", "ref")
+
+    def __init__(self, ref: BackendRef, cluster: Cluster) -> None:
+        """``cluster`` is what ``ref`` names."""
+        self.ref = ref
+        self.cluster = cluster
 
 
 class CompiledRule:
@@ -165,7 +168,7 @@ def passthrough_rule(service: Name, cluster_for: ClusterFor) -> CompiledRule:
     return CompiledRule(Rule(backend_refs=(ref,)), [Backend(ref, cluster_for(ref))])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Names:
     """How a Host or :authority names a service."""
 

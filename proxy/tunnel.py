@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 from mesh.http.headers import Headers
 from mesh.http.message import RequestHead, ResponseHead
 from mesh.http.outcome import ClientGone, TunnelIdle, UpstreamReset
+from proxy.callbacks import Callbacks
 from proxy.request_body import RequestBody
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ TLS_LINGER_S = 2.0
 """How long a TLS endpoint may be silent, once its client has sent all, before its connection is closed."""
 
 
-class TunnelEnd(asyncio.Protocol):
+class TunnelEnd:
     """What both ends share: writing, and closing one direction once what was written has gone out."""
 
     __slots__ = ("_closes_when_empty", "is_writable", "transport")
@@ -39,6 +40,10 @@ class TunnelEnd(asyncio.Protocol):
         self.transport: asyncio.Transport = cast("asyncio.Transport", transport)
         self.is_writable = True
         self._closes_when_empty = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected: here, or as something else before."""
+        self.transport = cast("asyncio.Transport", transport)
 
     @property
     def is_tls(self) -> bool:
@@ -209,7 +214,7 @@ class TunnelUpstream(TunnelEnd):
         self,
         endpoint: UpstreamEndpoint,
         trampoline: Trampoline,
-        connection: asyncio.Protocol,
+        connection: Callbacks,
         transport: asyncio.Transport,
         attempt: Attempt,
     ) -> None:

@@ -23,7 +23,7 @@ from mesh.http.outcome import DiscoveryUnavailable, ProxyError
 from mesh.model.name import Name
 from mesh.model.wire import snapshot_from_push
 from mesh.telemetry.exporter import Batch, Sent
-from mesh.telemetry.metrics import RequestCell
+from mesh.telemetry.metrics import CELL_NUMBERS, RequestCell
 from protos.mesh.v1 import discovery_pb2
 from proxy.accept import Closable, open_server
 from proxy.clusters import states
@@ -131,7 +131,7 @@ class Deltas:
 
 
 def _numbers(cell: RequestCell) -> list[Any]:
-    return [list(v) if isinstance(v := getattr(cell, name), list) else v for name in RequestCell.__slots__]
+    return [list(v) if isinstance(v := getattr(cell, name), list) else v for name in CELL_NUMBERS]
 
 
 def _minus(now: list[Any], before: list[Any] | None) -> list[Any]:
@@ -145,7 +145,7 @@ def _minus(now: list[Any], before: list[Any] | None) -> list[Any]:
 
 def add_cell(cell: RequestCell, numbers: list[Any]) -> None:
     """Add a delta to a cell."""
-    for name, delta in zip(RequestCell.__slots__, numbers, strict=True):
+    for name, delta in zip(CELL_NUMBERS, numbers, strict=True):
         value = getattr(cell, name)
         if isinstance(value, list):
             value[:] = [a + b for a, b in zip(value, delta, strict=True)]

@@ -53,7 +53,7 @@ FAILURES = frozenset((Status.UNKNOWN, Status.INTERNAL, Status.UNAVAILABLE, Statu
 """What says something of the server's health. DEADLINE_EXCEEDED does not: the caller chose how long it may take."""
 
 
-@dataclass(slots=True)
+@dataclass
 class GrpcCall:
     """What a call says of itself: ``timeout_s`` is 0 where it has no deadline, ``previous_attempts`` its caller's.
 

@@ -6,7 +6,7 @@ from the other only when somebody asks: between two HTTP/1.1 connections nobody 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -110,10 +110,7 @@ def without(headers: Iterable[tuple[bytes, bytes]], *names: bytes) -> Headers:
     return [pair for pair in headers if pair[0] not in names]
 
 
-def list_members(values: Sequence[bytes]) -> Iterator[bytes]:
+def list_members(values: Sequence[bytes]) -> list[bytes]:
     """The members of a comma-separated list field over all its lines, stripped, empties left out (RFC 9110 §5.6.1)."""
-    for value in values:
-        for member in value.split(b","):
-            member = member.strip(b" \t")  # noqa: PLW2901 - the stripped member is what is meant
-            if member:
-                yield member
+    members = [member.strip(b" \t") for value in values for member in value.split(b",")]
+    return [member for member in members if member]

@@ -12,9 +12,10 @@ pattern itself is ASCII; other bytes are written ``\xC3\xA9``.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-import re2
+if TYPE_CHECKING:
+    import re2
 
 MAX_PATTERN_BYTES: Final = 512
 MAX_PROGRAM_SIZE: Final = 1000  # RE2 instructions; Envoy's re2.max_program_size.error_level is of this order
@@ -61,6 +62,8 @@ def _encode(text: str) -> bytes:
 
 
 def _options() -> re2.Options:
+    import re2  # noqa: PLC0415 - 2 MiB of every process, which nobody needs before a route has a pattern
+
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.dot_nl = True
@@ -81,6 +84,8 @@ def compile_regex(pattern: str) -> Regex:
     if len(pattern) > MAX_PATTERN_BYTES:
         message = f"the pattern has {len(pattern)} bytes, at most {MAX_PATTERN_BYTES} are taken"
         raise RegexError(message)
+    import re2  # noqa: PLC0415 - as in _options
+
     try:
         compiled = re2.compile(pattern.encode(), _options())
     except re2.error as error:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -28,17 +27,25 @@ T = TypeVar("T")
 Condition = Callable[[RequestHead], bool]
 
 
-@dataclass(slots=True)
 class Candidate(Generic[T]):
     """One match of one rule, ready to be tried. ``conditions`` are all but the path."""
 
-    route: Route
-    rule_index: int
-    match: RouteMatch
-    value: T
-    conditions: tuple[Condition, ...]
-    path_matches: Callable[[bytes], bool]
-    order: tuple[object, ...] = field(default=())
+    __slots__ = ("conditions", "match", "order", "path_matches", "route", "rule_index", "value")
+
+    def __init__(
+        self,
+        origin: tuple[Route, int, RouteMatch],
+        value: T,
+        conditions: tuple[Condition, ...],
+        path_matches: Callable[[bytes], bool],
+        order: tuple[object, ...],
+    ) -> None:
+        """``origin``: whose match it is, of its rule of which index; ``order`` is that of precedence."""
+        self.route, self.rule_index, self.match = origin
+        self.value = value
+        self.conditions = conditions
+        self.path_matches = path_matches
+        self.order = order
 
     @property
     def takes_everything(self) -> bool:
@@ -157,7 +164,7 @@ class Matcher(Generic[T]):
 def comparable_path(target: bytes) -> bytes:
     """The path of ``target`` without its query, dot segments resolved."""
     path = target.partition(b"?")[0]
-    return _without_dot_segments(path) if b"/." in path else path
+    return _without_dot_segments(path) if path.find(b"/.") >= 0 else path
 
 
 def _without_dot_segments(path: bytes) -> bytes:
@@ -201,7 +208,7 @@ def _candidate(route: Route, index: int, number: int, match: RouteMatch, value: 
     if call is not None:
         lengths = (-len(call.service or ""), -len(call.method or ""))
         order: tuple[object, ...] = (-1, call.type is not ValueType.EXACT, *lengths, -len(match.headers), *origin)
-        return Candidate(route, index, match, value, tuple(conditions), _call_test(call), order)
+        return Candidate((route, index, match), value, tuple(conditions), _call_test(call), order)
     kinds = {PathType.EXACT: 0, PathType.REGULAR_EXPRESSION: 1, PathType.PREFIX: 2}
     order = (
         kinds[path.type],
@@ -211,7 +218,7 @@ def _candidate(route: Route, index: int, number: int, match: RouteMatch, value: 
         -len(match.query_params),
         *origin,
     )
-    return Candidate(route, index, match, value, tuple(conditions), _path_test(match), order)
+    return Candidate((route, index, match), value, tuple(conditions), _path_test(match), order)
 
 
 def _call_test(call: MethodMatch) -> Callable[[bytes], bool]:

@@ -19,7 +19,7 @@ from mesh.model.policy import OutlierDetection
 MAX_TIMES = 10  # Envoy: base 30 s, at most 300 s
 
 
-@dataclass(slots=True)
+@dataclass
 class OutlierState:
     """What is remembered of one endpoint. ``ejected_until_s`` is monotonic; 0.0 while it is in."""
 

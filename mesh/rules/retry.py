@@ -86,7 +86,7 @@ def backoff_s(retry: int, configured_s: float | None, random: Callable[[], float
     return min(configured_s + random() * configured_s * (grown - 1.0), 10.0 * configured_s)
 
 
-@dataclass(slots=True)
+@dataclass
 class RetryBudget:
     """Caps retries to a share of recent requests, so that they cannot multiply an outage.
 

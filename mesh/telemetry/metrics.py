@@ -21,6 +21,16 @@ MAX_CELLS = 2000
 OTHER = "other"
 
 
+CELL_NUMBERS = (
+    "duration_buckets",
+    "duration_sum_ms",
+    "request_bytes",
+    "request_sizes",
+    "response_bytes",
+    "response_sizes",
+)
+
+
 class RequestCell:
     """Requests of one series with one status and flag: sums and histogram counts.
 
@@ -28,14 +38,7 @@ class RequestCell:
     counted among their sizes: ``empty_requests`` says how many they are.
     """
 
-    __slots__ = (
-        "duration_buckets",
-        "duration_sum_ms",
-        "request_bytes",
-        "request_sizes",
-        "response_bytes",
-        "response_sizes",
-    )
+    __slots__ = CELL_NUMBERS
 
     def __init__(self) -> None:
         """All zero."""

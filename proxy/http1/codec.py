@@ -89,7 +89,9 @@ def parse_request(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> tuple[Req
         raise too_large(head, limits, BadRequest)
     if split is None:
         raise malformed(head, BadRequest)
-    if not target.isascii() or not target or b"#" in target or b"\t" in target:  # §3: some split at a tab
+    if (
+        not target.isascii() or not target or target.find(b"#") >= 0 or target.find(b"\t") >= 0
+    ):  # §3: some split at a tab
         message = f"request target {target[:60]!r} is none of the forms of RFC 9112 §3.2"
         raise BadRequest(message)
     if host is None:

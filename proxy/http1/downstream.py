@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 from mesh.http.headers import Headers
 from mesh.http.message import SWITCHED, RequestHead, ResponseHead
 from mesh.http.outcome import BadRequest, ClientGone, InternalError, ProxyError, RequestTimeout
+from proxy.callbacks import set_callbacks
 from proxy.exchange import Exchange
 from proxy.grpc_web import GrpcWebStream
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader
@@ -41,7 +42,7 @@ _BODILESS = (204, 304)  # RFC 9112 §6.3: without a body, and so without a lengt
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close with RST
 
 
-class Http1Downstream(asyncio.Protocol):
+class Http1Downstream:
     """See the module."""
 
     __slots__ = (
@@ -376,7 +377,7 @@ class Http1Downstream(asyncio.Protocol):
         early, self._buffer = self._buffer, b""
         self._lingering = True
         self._listener.replace(self, tunnel)
-        self.transport.set_protocol(tunnel)
+        set_callbacks(self.transport, tunnel)
         if early:
             tunnel.body.on_data(early)  # sent before it knew
         if self._reading_paused:

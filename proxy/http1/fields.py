@@ -91,7 +91,7 @@ def apply_connection(values: list[bytes], fields: Fields, known: dict[bytes, byt
 
 def upgrade_token(values: list[bytes], connection: list[bytes]) -> bytes | None:
     """The one protocol that Upgrade names and Connection speaks of (RFC 9110 §7.8), in lower case."""
-    tokens = list(list_members(values))
+    tokens = list_members(values)
     if len(tokens) != 1 or not all(map(TOKEN_PATTERN.fullmatch, tokens[0].split(b"/", 1))):
         return None
     return tokens[0].lower() if b"upgrade" in list_members([value.lower() for value in connection]) else None

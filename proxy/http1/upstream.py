@@ -14,6 +14,7 @@ from mesh.http.connect import TUNNEL
 from mesh.http.headers import Headers
 from mesh.http.message import SWITCHED, TCP, WEBSOCKET, RequestHead, ResponseHead
 from mesh.http.outcome import ProxyError, UpstreamProtocolError, UpstreamReset
+from proxy.callbacks import set_callbacks
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
 from proxy.http1.codec import CHUNKED, UNTIL_CLOSE, chunk, last_chunk, parse_response, request_bytes
 from proxy.http1.fields import HEAD_END
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 MAX_INFORMATIONAL = 64  # a program tells of progress now and then; without a limit this would be an answer without end
 
 
-class Http1Upstream(asyncio.Protocol):
+class Http1Upstream:
     """See the module. ``idle_since_s`` is set by the pool."""
 
     __slots__ = (
@@ -267,7 +268,7 @@ class Http1Upstream(asyncio.Protocol):
         self.attempt = None
         self._buffer = b""
         tunnel = TunnelUpstream(self.endpoint, self._trampoline, self, self.transport, attempt)
-        self.transport.set_protocol(tunnel)
+        set_callbacks(self.transport, tunnel)
         attempt.stream = tunnel
         attempt.on_head(head)
         if data:

@@ -19,7 +19,7 @@ LINGER_S = 2.0
 MAX_UNREAD_REPLIES = 1000
 
 
-class Http2Connection(asyncio.Protocol):
+class Http2Connection:
     """See the module. Frames collect in the codec and go out together when the outermost callback ends."""
 
     is_server = True

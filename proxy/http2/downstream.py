@@ -12,6 +12,7 @@ from mesh.http.connect import TUNNEL
 from mesh.http.headers import Headers
 from mesh.http.message import RequestHead, ResponseHead
 from mesh.http.outcome import ClientGone, ProxyError
+from proxy.callbacks import set_callbacks
 from proxy.exchange import Exchange
 from proxy.grpc_web import GrpcWebStream
 from proxy.http2.codec import LAST_STREAM, Stream
@@ -54,7 +55,7 @@ class Http2Downstream(Http2Connection):
         """Go on with a connection that has turned out to speak HTTP/2; ``data`` is what has come of it."""
         connection = cls(listener, before.peer_address, before.peer_port)
         listener.replace(before, connection)
-        before.transport.set_protocol(connection)
+        set_callbacks(before.transport, connection)
         connection.connection_made(before.transport)
         connection.data_received(data)
 

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from mesh.http.outcome import ConnectFailed, TlsFailed
+from proxy.callbacks import Callbacks
 from proxy.tls import HANDSHAKE_S, TlsError, explain
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_P = TypeVar("_P", bound=asyncio.Protocol)
+_P = TypeVar("_P", bound=Callbacks)
 
 
 async def connect(endpoint: UpstreamEndpoint, make: Callable[[], _P], protocols: tuple[str, ...]) -> _P:
@@ -51,7 +52,8 @@ async def _connect(
     """``reached`` takes the connection over which TLS shall begin."""
     loop, model, tls = asyncio.get_running_loop(), endpoint.model, endpoint.service.tls
     if tls is None:
-        return (await loop.create_connection(make, model.address, model.port))[1]
+        made = await loop.create_connection(cast("Callable[[], asyncio.Protocol]", make), model.address, model.port)
+        return cast("_P", made[1])
     transport, _ = await loop.create_connection(asyncio.Protocol, model.address, model.port)
     reached.append(transport)
     try:
@@ -59,7 +61,7 @@ async def _connect(
         context = tls.context_for(endpoint.address, protocols)
         secured = await loop.start_tls(
             transport,
-            connection,
+            cast("asyncio.Protocol", connection),
             context,
             server_hostname=tls.settings.server_name,
             ssl_handshake_timeout=HANDSHAKE_S,

@@ -5,7 +5,6 @@ llhttp in its strict mode takes too, and as the same one; what is sent on, llhtt
 ``make fuzz`` runs many more examples than CI does.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,11 +17,8 @@ from mesh.http.headers import Headers
 from mesh.http.message import RequestHead
 from mesh.http.outcome import NoRoute
 from mesh.model.name import Name
-from proxy.http1.upstream import Http1Upstream
 from proxy.trampoline import Trampoline
-from tests.support.dialogue import AnswerReading, Conversation, FakeTransport
-
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+from tests.support.dialogue import AnswerReading, Conversation, Later
 
 # --- the grammar ----------------------------------------------------------------------------------------------------
 
@@ -184,16 +180,6 @@ def is_among(ours: Headers, theirs: Headers) -> bool:
     return all(field in rest for field in ours)
 
 
-class Later:
-    """Something that happens when the outermost callback drains: never in the middle of what asked for it."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-
-    def resume(self, _: object) -> None:
-        self._call()
-
-
 class NobodyElse:
     """A directory that knows no other service, and says so without a loop."""
 
@@ -215,52 +201,6 @@ def conversation() -> Conversation:
 
 
 # --- requests -------------------------------------------------------------------------------------------------------
-
-
-class Wire:
-    """An endpoint with a real upstream shell for each request, which takes down its bytes and answers when it ends."""
-
-    def __init__(self, conversation: Conversation) -> None:
-        self._plane = conversation.plane
-        self._current: Http1Upstream | None = None
-        self.sent: list[FakeTransport] = []
-        self.heads: list[RequestHead] = []
-        endpoint: Any = conversation.plane.service(Name("default", "pay")).endpoints["pay-1"]
-        endpoint.stream = self
-
-    def start(self, attempt: Any, head: RequestHead, added: list[bytes], body: bytes, *, ended: bool) -> None:
-        shell: Any = self
-        self._current = Http1Upstream(shell, self._plane.trampoline)
-        transport: Any = FakeTransport()
-        self.sent.append(transport)
-        self.heads.append(head)
-        self._current.connection_made(transport)
-        self._current.start(attempt, head, added, body, ended=ended)
-        if ended:
-            self._answer()
-
-    def send_data(self, piece: bytes) -> None:
-        assert self._current is not None
-        self._current.send_data(piece)
-
-    def send_end(self, trailers: Headers) -> None:
-        assert self._current is not None
-        self._current.send_end(trailers)
-        self._answer()
-
-    def _answer(self) -> None:
-        assert self._current is not None
-        self._plane.trampoline.post(Later(partial(self._current.data_received, OK)), None)
-
-    def pause(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def cancel(self) -> None: ...
-
-    def release(self, _: Http1Upstream) -> None: ...
-
-    def lost(self, _: Http1Upstream) -> None: ...
 
 
 def outcome(data: bytes, cut: int) -> tuple[Any, ...]:
@@ -285,13 +225,11 @@ def test_requests_do_not_depend_on_how_the_bytes_were_cut(data: bytes, cut: int)
 )  # found: the second field took the close back
 @example(b"OPTIONS HTTP://PAY:80 HTTP/1.1\r\nHost: pay\r\n\r\n")
 def test_a_request_that_is_taken_is_the_same_to_llhttp_and_so_is_what_is_sent_on(data: bytes) -> None:
-    talk = conversation()
-    wire = Wire(talk)
-    talk.feed(data)
+    talk = conversation().feed(data)
     assert 500 not in talk.statuses, "a bug in the sidecar"
-    forwarded = [bytes(transport.written) for transport in wire.sent]
+    heads, forwarded = [taken.head for taken in talk.taken], [bytes(taken.sent) for taken in talk.taken]
     theirs = Llhttp(data, httptools.HttpRequestParser)
-    for head, sent in zip(wire.heads, forwarded, strict=True):
+    for head, sent in zip(heads, forwarded, strict=True):
         again = Llhttp(sent, httptools.HttpRequestParser)
         assert again.error is None, (sent, again.error)
         assert len(again.messages) == 1, "one request became several"
@@ -302,9 +240,9 @@ def test_a_request_that_is_taken_is_the_same_to_llhttp_and_so_is_what_is_sent_on
         if not message.is_whole:
             assert message is again.messages[-1]
             assert sent is forwarded[-1], "only the last request may have a body that is still to come"
-    # Requests that were answered by the sidecar itself (404, 501 …) are not in ``wire``: look for each of ours in order.
+    # Requests that were answered by the sidecar itself (404, 501 …) are not in ``taken``: look for each of ours in order.
     rest = iter(theirs.messages)
-    for head, sent in zip(wire.heads, forwarded, strict=True):
+    for head, sent in zip(heads, forwarded, strict=True):
         ours = Llhttp(sent, httptools.HttpRequestParser).messages[0]
         match = next((m for m in rest if m.method == head.method and is_same_target(m.start, head)), None)
         if (match is None or not match.is_whole) and differs_on_purpose(theirs):

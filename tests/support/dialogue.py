@@ -1,15 +1,20 @@
 """The HTTP/1.1 shells without sockets and without a loop: bytes in, requests and bytes out.
 
 ``Conversation`` is a client's connection in front of a service that answers every whole request with 200 and takes
-down what it was sent. ``Endpoint side``: ``AnswerReading`` feeds bytes of an answer to the upstream shell.
+down what it was sent. The endpoint's side: ``AnswerReading`` feeds bytes of an answer to the upstream shell. All of the
+proxy in between is the real one; only transports stand in for those of a loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
+
+import httptools
 
 from mesh.http.headers import Fields, Headers
 from mesh.http.message import RequestHead, ResponseHead
@@ -17,7 +22,9 @@ from mesh.http.outcome import ProxyError
 from mesh.http.trace_context import Propagation
 from mesh.model.name import Name
 from mesh.model.service import Endpoint
+from proxy.attempt import Attempt
 from proxy.dataplane import DataPlane, PlaneSettings
+from proxy.exchange import Exchange
 from proxy.http1.downstream import Http1Downstream
 from proxy.http1.limits import ConnectionLimits
 from proxy.http1.upstream import Http1Upstream
@@ -29,12 +36,18 @@ from proxy.upstream.endpoint import UpstreamEndpoint
 from tests.support.mesh import HandMadeDirectory
 
 if TYPE_CHECKING:
-    from proxy.attempt import Attempt
-    from proxy.upstream.service import UpstreamService
+    from proxy.ports import DownstreamStream
+
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+_QUIET, _OTHER_SIDE = socket.socketpair()
 
 
 class FakeSocket:
     def setsockopt(self, level: int, name: int, value: int) -> None: ...
+
+    def fileno(self) -> int:
+        return _QUIET.fileno()
 
 
 class FakeTransport:
@@ -73,49 +86,83 @@ class FakeTransport:
 
 @dataclass
 class Taken:
-    """A request as an endpoint was sent it."""
+    """A request as an endpoint was sent it. ``head`` is what ours made of it, all else is llhttp's reading."""
 
-    method: bytes
-    target: bytes
-    authority: bytes
-    headers: Headers
-    body: bytes
-    trailers: Headers
+    head: RequestHead
+    sent: bytearray = field(default_factory=bytearray)
+    method: bytes = b""
+    target: bytes = b""
+    headers: Headers = field(default_factory=list)
+    body: bytes = b""
+    trailers: Headers = field(default_factory=list)
     is_whole: bool = False
 
 
-class FakeStream:
-    """An endpoint that answers each whole request with 200."""
+class Later:
+    """Something that happens when the outermost callback drains: never in the middle of what asked for it."""
 
-    def __init__(self, taken: list[Taken]) -> None:
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def resume(self, _: object) -> None:
+        self._call()
+
+
+class AnsweringTransport(FakeTransport):
+    """A connection to an endpoint that answers each whole request with 200; llhttp says when it is whole.
+
+    An endpoint whose connection was closed gets another one at once, so that nobody ever has to wait for one.
+    """
+
+    def __init__(self, endpoint: UpstreamEndpoint, trampoline: Trampoline, taken: list[Taken]) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+        self._trampoline = trampoline
         self._taken = taken
-        self._attempt: Attempt | None = None
+        self._is_between = True
+        self._has_head = False
+        self._reader = httptools.HttpRequestParser(self)
+        self.connection = Http1Upstream(endpoint, trampoline)
+        self.connection.connection_made(cast("asyncio.Transport", self))
+        endpoint.connections.add(self.connection)
+        endpoint.service.usage.connections += 1
+        endpoint.release(self.connection)
 
-    def start(self, attempt: Attempt, head: RequestHead, added: list[bytes], body: bytes, *, ended: bool) -> None:
-        self._attempt = attempt
-        self._taken.append(Taken(head.method, head.target, head.authority, list(head.headers), body, []))
-        if ended:
-            self._end(attempt.exchange.request_trailers)
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if self._is_between:
+            self._is_between = self._has_head = False
+            attempt = self.connection.attempt
+            assert attempt is not None
+            self._taken.append(Taken(attempt.exchange.request))
+        self._taken[-1].sent += data
+        self._reader.feed_data(data)
 
-    def send_data(self, piece: bytes) -> None:
-        self._taken[-1].body += piece
+    def abort(self) -> None:
+        if not self.is_closed:
+            super().abort()
+            self._trampoline.post(Later(lambda: self.connection.connection_lost(None)), None)
+            AnsweringTransport(self._endpoint, self._trampoline, self._taken)
 
-    def send_end(self, trailers: Headers) -> None:
-        self._end(trailers)
+    # what llhttp calls
 
-    def _end(self, trailers: Headers) -> None:
-        assert self._attempt is not None
-        self._taken[-1].trailers = trailers
-        self._taken[-1].is_whole = True
-        attempt, self._attempt = self._attempt, None
-        attempt.on_head(ResponseHead(200, content_length=0))
-        attempt.on_end([])
+    def on_url(self, url: bytes) -> None:
+        self._taken[-1].target += url
 
-    def pause(self) -> None: ...
+    def on_header(self, name: bytes, value: bytes) -> None:
+        taken = self._taken[-1]
+        (taken.trailers if self._has_head else taken.headers).append((name, value))
 
-    def resume_reading(self) -> None: ...
+    def on_headers_complete(self) -> None:
+        self._has_head = True
+        self._taken[-1].method = self._reader.get_method()
 
-    def cancel(self) -> None: ...
+    def on_body(self, body: bytes) -> None:
+        self._taken[-1].body += body
+
+    def on_message_complete(self) -> None:
+        self._is_between = self._taken[-1].is_whole = True
+        self._trampoline.post(Later(lambda: self.connection.data_received(OK)), None)
 
 
 def make_plane() -> DataPlane:
@@ -126,7 +173,7 @@ def make_plane() -> DataPlane:
     )
     plane.apply_endpoints(Name("default", "pay"), (Endpoint("pay-1", "127.0.0.1", 1),))
     plane.apply_table(None)
-    plane.call_later = lambda delay_s, call: cast("asyncio.TimerHandle", None)  # type: ignore[method-assign]
+    plane.call_later = lambda delay_s, call: cast("asyncio.TimerHandle", None)
     return plane
 
 
@@ -141,9 +188,7 @@ class Conversation:
 
     def __post_init__(self) -> None:
         service = self.plane.service(Name("default", "pay"))
-        model = service.endpoints["pay-1"].model
-        service.endpoints["pay-1"] = _AnsweringEndpoint(service, model, FakeStream(self.taken))
-        service.cluster().refresh()
+        self.upstream = AnsweringTransport(service.endpoints["pay-1"], self.plane.trampoline, self.taken)
         self.listener = OutboundListener(self.plane, "sidemesh-out-test", self.limits)
         self.connection = Http1Downstream(self.listener)
         self.connection.connection_made(cast("asyncio.Transport", self.transport))
@@ -172,39 +217,68 @@ class Conversation:
         return [(t.method, t.target, t.body) for t in self.taken if t.is_whole]
 
 
-class _AnsweringEndpoint(UpstreamEndpoint):
-    """An endpoint whose pool always has a connection."""
+class Client:
+    """A client's side of an exchange: takes down what is informational."""
 
-    def __init__(self, service: UpstreamService, model: Endpoint, stream: FakeStream) -> None:
-        super().__init__(service, model)
-        self.stream = stream
+    peer_address, peer_port, is_tls, is_writable = "192.0.2.1", 1, False, True
 
-    def take(self, *, certain: bool = False, http2: bool = False) -> Any:
-        del certain
-        return self.stream
+    def __init__(self) -> None:
+        self.informational: list[int] = []
+
+    def send_informational(self, head: ResponseHead) -> None:
+        self.informational.append(head.status)
 
 
-@dataclass
+def make_attempt(plane: DataPlane, client: Client | None = None, method: bytes = b"GET") -> Attempt:
+    """An attempt on ``pay`` of an exchange that does not run."""
+    listener = OutboundListener(plane, "sidemesh-out-test", ConnectionLimits())
+    request = RequestHead(method, b"/", b"pay", Fields())
+    exchange = Exchange(listener, cast("DownstreamStream", client or Client()), request, None)
+    exchange.attempt = Attempt(exchange, plane.service(Name("default", "pay")).endpoints["pay-1"], 0.0)
+    return exchange.attempt
+
+
 class AnswerReading:
-    """An answer to ``method`` as the upstream shell reads it."""
+    """An answer to ``method`` as the upstream shell reads it, for an attempt that nobody goes on with."""
 
-    method: bytes = b"GET"
-    heads: list[ResponseHead] = field(default_factory=list)
-    informational: list[int] = field(default_factory=list)
-    body: bytes = b""
-    trailers: Headers = field(default_factory=list)
-    ended: bool = False
-    error: ProxyError | None = None
-    reused: bool = False
-    released: int = 0
-
-    def __post_init__(self) -> None:
+    def __init__(self, method: bytes = b"GET") -> None:
         self.transport = FakeTransport()
-        self.connection = Http1Upstream(cast("UpstreamEndpoint", self), Trampoline())
+        self._client = Client()
+        plane = make_plane()
+        self.attempt = make_attempt(plane, self._client, method)
+        self.connection = Http1Upstream(self.attempt.endpoint, plane.trampoline)
         self.connection.connection_made(cast("asyncio.Transport", self.transport))
-        self.connection.start(
-            cast("Attempt", self), RequestHead(self.method, b"/", b"pay", Fields()), [], b"", ended=True
-        )
+        self.connection.start(self.attempt, self.attempt.exchange.request, [], b"", ended=True)
+
+    @property
+    def heads(self) -> list[ResponseHead]:
+        """The final head, where one came."""
+        return [] if self.attempt.head is None else [self.attempt.head]
+
+    @property
+    def informational(self) -> list[int]:
+        """The statuses of those before it."""
+        return self._client.informational
+
+    @property
+    def body(self) -> bytes:
+        """What there is of it."""
+        return b"".join(self.attempt.pieces)
+
+    @property
+    def ended(self) -> bool:
+        """The answer is whole."""
+        return self.attempt.ended
+
+    @property
+    def error(self) -> ProxyError | None:
+        """Why there is none."""
+        return self.attempt.error
+
+    @property
+    def released(self) -> int:
+        """How often the connection went back to its pool."""
+        return len(self.attempt.endpoint._idle)
 
     def feed(self, data: bytes, cut: int = 0) -> AnswerReading:
         """Bytes from the endpoint."""
@@ -218,32 +292,3 @@ class AnswerReading:
         """The endpoint closes the connection."""
         self.connection.connection_lost(None)
         return self
-
-    # what the shell calls, as an attempt and as an endpoint
-
-    def on_head(self, head: ResponseHead) -> None:
-        self.heads.append(head)
-
-    def on_answer(self, head: ResponseHead, body: bytes) -> None:
-        self.heads.append(head)
-        self.body += body
-        self.ended = True
-
-    def on_informational(self, head: ResponseHead) -> None:
-        self.informational.append(head.status)
-
-    def on_data(self, piece: bytes) -> None:
-        assert piece
-        self.body += piece
-
-    def on_end(self, trailers: Headers) -> None:
-        self.ended = True
-        self.trailers = trailers
-
-    def on_error(self, error: ProxyError) -> None:
-        self.error = error
-
-    def release(self, _: Http1Upstream) -> None:
-        self.released += 1
-
-    def lost(self, _: Http1Upstream) -> None: ...

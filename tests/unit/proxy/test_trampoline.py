@@ -3,11 +3,13 @@
 import gc
 import logging
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mesh.http.outcome import ExchangeTimeout, ProxyError
+from mesh.model.name import Name
 from proxy.exchange import Exchange
 from proxy.trampoline import Trampoline
 from tests.support.dialogue import Conversation
@@ -101,28 +103,45 @@ def test_news_of_an_attempt_that_was_given_up_is_dropped() -> None:
     assert talk.statuses == [200]
 
 
-@pytest.mark.parametrize("where", ["route", "added_fields", "finish_head", "record"])
+BUGS = [
+    ("clock", "plane.clock", GET, 500),
+    ("directory", "plane.directory.look_up", GET.replace(b"pay", b"other"), 500),
+    ("endpoint's transport", "upstream.write", GET, 500),
+    ("client's transport", "transport.write", GET, None),
+    ("recorder", "plane.record", GET, 200),
+]
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug[0])
 def test_a_bug_on_the_path_costs_one_exchange_and_no_other(
-    where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bug: tuple[str, str, bytes, int | None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    _, where, request, status = bug
     talk = Conversation()
+    *path, name = where.split(".")
+    owner: Any = SimpleNamespace(plane=talk.plane, transport=talk.transport, upstream=talk.upstream)
+    for step in path:
+        owner = getattr(owner, step)
+    met = []
 
     def broken(*_: Any) -> Any:
-        raise ZeroDivisionError(where)
+        met.append(name)
+        raise ZeroDivisionError(name)
 
     with monkeypatch.context() as patch, caplog.at_level(logging.CRITICAL):
-        patch.setattr(talk.plane if where == "record" else talk.listener, where, broken)
-        talk.feed(GET)
-    assert talk.statuses[0] in {200, 500}
+        patch.setattr(owner, name, broken)
+        talk.feed(request)
+    assert met
+    assert talk.statuses == ([] if status is None else [status])
     assert not talk.plane.exchanges
-    talk.feed(GET)
-    assert talk.statuses[-1] == 200
+    assert Conversation(talk.plane).feed(GET).statuses == [200]
+    assert talk.plane.services[Name("default", "pay")].usage.requests == 0
 
 
 def test_an_exchange_that_is_dropped_leaves_nothing_behind() -> None:
     talk = Conversation()
     exchange = waiting_exchange(talk)
-    seen = weakref.ref(exchange.plane)
+    seen = [weakref.ref(talk.transport), weakref.ref(talk.upstream), weakref.ref(exchange.plane.directory)]
     talk.connection.connection_lost(None)
     del exchange
     talk.taken.clear()
@@ -131,7 +150,7 @@ def test_an_exchange_that_is_dropped_leaves_nothing_behind() -> None:
     assert talk.plane.services[next(iter(talk.plane.services))].usage.requests == 0
     del talk
     gc.collect()
-    assert seen() is None
+    assert [ref() for ref in seen] == [None] * 3
 
 
 def test_pause_writing_inside_a_write_does_not_resume_anybody_twice() -> None:

@@ -1,28 +1,23 @@
 """The line for connections: who is in it, who gets the next one, and what the service counts."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from mesh.http.outcome import Overflow
+from mesh.model.name import Name
 from mesh.model.policy import Limits
 from mesh.rules.limits import Usage
 from proxy.upstream.waiting import WaitingLine
+from tests.support.dialogue import make_attempt, make_plane
 
 
 def service(**limits):
-    return SimpleNamespace(name="default/pay", usage=Usage(Limits(**limits)))
-
-
-class Waiter:
-    """What the line knows of an attempt."""
-
-    line = None
-    wants_fresh = False
+    pay = make_plane().service(Name("default", "pay"))
+    pay.usage = Usage(Limits(**limits))
+    return pay
 
 
 def waiters(line, count, *, has_connections=False):
-    some = [Waiter() for _ in range(count)]
+    some = [make_attempt(line._service.plane) for _ in range(count)]
     for waiter in some:
         line.join(waiter, has_connections=has_connections)
     return some

@@ -1,4 +1,7 @@
-"""A bug in any callback of an answer costs the exchange it was met in, and nothing else: no other call, no count."""
+"""A bug in any callback of an answer costs the exchange it was met in, and nothing else: no other call, no count.
+
+Run by ``test_pure_python``: a method of a compiled class cannot be replaced by one that fails.
+"""
 
 import asyncio
 import contextlib
