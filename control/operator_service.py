@@ -173,6 +173,7 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
                     service=encode_name(parent),
                     route=encode_name(found.route.name),
                     rule=found.route.rule_label(found.index),
+                    kind=found.route.kind.value,
                     backend_refs=[encode_backend_ref(ref) for ref in found.rule.backend_refs],
                 )
                 for found in rules_on(snapshot, service)

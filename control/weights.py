@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from control.errors import NotFoundError, PreconditionError
 from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import Name
-from mesh.model.route import MAX_WEIGHT, BackendRef, Parent, Route, Rule
+from mesh.model.route import MAX_WEIGHT, BackendRef, Parent, Route, RouteKind, Rule
 from mesh.model.snapshot import Snapshot
 from mesh.model.validate import check_name, is_subset_name
 
@@ -31,9 +31,10 @@ class RuleOf:
         return self.route.rules[self.index]
 
     def __str__(self) -> str:
-        """``reviews/0 (v1=90 v2=10)``, for people."""
+        """``reviews/0 (v1=90 v2=10)``, for people; a route of another kind than HTTPRoute has its kind before it."""
         weights = " ".join(f"{ref.subset or ref.service}={ref.weight}" for ref in self.rule.backend_refs)
-        return f"{self.route.name}/{self.route.rule_label(self.index)} ({weights or 'no backends'})"
+        kind = "" if self.route.kind is RouteKind.HTTP else f"{self.route.kind.value}/"
+        return f"{kind}{self.route.name}/{self.route.rule_label(self.index)} ({weights or 'no backends'})"
 
 
 def rules_on(snapshot: Snapshot, service: Name | None = None) -> Iterator[RuleOf]:
@@ -46,7 +47,7 @@ def rules_on(snapshot: Snapshot, service: Name | None = None) -> Iterator[RuleOf
 def set_weights(
     snapshot: Snapshot, service: Name, weights: Mapping[str, int], target: str = "", *, force: bool = False
 ) -> Route:
-    """The route that carries ``weights`` for ``service``; ``target`` is ``ROUTE`` or ``ROUTE/RULE``, or empty.
+    """The route that carries ``weights`` for ``service``; ``target`` is ``[KIND/]ROUTE[/RULE]``, or empty.
 
     Raises InvalidError for weights that cannot be, NotFoundError for a target that is not there, and
     PreconditionError where it is not clear which rule is meant.
@@ -62,13 +63,13 @@ def set_weights(
         return _with_weights(exact[0], service, weights)
     listed = "; ".join(str(c) for c in exact or candidates)
     if exact:
-        message = f"several rules carry {_words(weights)} of {service}: {listed}. Name one with --route ROUTE/RULE"
+        message = f"several rules carry {_words(weights)} of {service}: {listed}. Name one: --route [KIND/]ROUTE/RULE"
         raise PreconditionError("SEVERAL_RULES", message, {"rules": listed})
     if target and len(candidates) == 1:
         return _with_other_subsets(candidates[0], service, weights, force=force)
     message = (
         f"no rule on {service} carries exactly {_words(weights)}: {listed}. "
-        "Name the rule that shall carry them with --route ROUTE/RULE"
+        "Name the rule that shall carry them with --route [KIND/]ROUTE/RULE"
     )
     raise PreconditionError("NO_SUCH_RULE", message, {"rules": listed})
 
@@ -87,9 +88,15 @@ def _check(service: Name, weights: Mapping[str, int]) -> None:
 
 
 def _named(candidates: list[RuleOf], service: Name, target: str) -> list[RuleOf]:
-    """The candidates that ``target`` names: ROUTE, ROUTE/RULE, and either with its namespace before it."""
+    """The candidates that ``target`` names: ROUTE, ROUTE/RULE, either with its namespace before it, all with a KIND.
+
+    Routes of different kinds may share a name. A kind is read as one before it is read as a namespace.
+    """
     readings: list[tuple[Name, str | None]] = []
-    parts = target.split("/")
+    parts, among = target.split("/"), candidates
+    kind = next((kind for kind in RouteKind if kind.value.lower() == parts[0].lower()), None)
+    if kind is not None and len(parts) > 1:
+        parts, among = parts[1:], [c for c in candidates if c.route.kind is kind]
     if len(parts) == 1:
         readings = [(Name(service.namespace, parts[0]), None)]
     elif len(parts) == 2:
@@ -97,7 +104,7 @@ def _named(candidates: list[RuleOf], service: Name, target: str) -> list[RuleOf]
     elif len(parts) == 3:
         readings = [(Name(parts[0], parts[1]), parts[2])]
     for route, label in readings:
-        found = [c for c in candidates if c.route.name == route]
+        found = [c for c in among if c.route.name == route]
         if label is not None:
             # A rule's own name comes before an index: a rule may be named "1".
             found = [c for c in found if c.rule.name == label] or [c for c in found if str(c.index) == label]

@@ -185,7 +185,8 @@ class Recorder:
             now = time.monotonic()
             self._add_line(
                 Entry(now, now, 0.0, b"-", b"-", b"", error.http_status, error.flag, 0, 0, None, None, b"", b"", "",
-                      listener.name, f"{connection.peer_address}:{connection.peer_port}", b"", "", "", 0, error.message)
+                      listener.name, f"{connection.peer_address}:{connection.peer_port}", b"", "", "", 0, None,
+                      error.message)
             )  # fmt: skip
 
     def on_ejection(self, service: UpstreamService, endpoint: UpstreamEndpoint) -> None:
@@ -342,6 +343,7 @@ class Recorder:
             "" if rule is None else rule.label,
             "" if cluster is None else cluster.name,
             exchange.retries,
+            exchange.grpc_status,
             "" if error is None else error.message,
         )
         self._add_line(entry)

@@ -50,7 +50,7 @@ class WeightType(click.ParamType[tuple[str, int]]):
 @command.command("set", cls=VerbatimCommand)
 @click.argument("service")
 @click.argument("weights", nargs=-1, required=True, type=WeightType())
-@click.option("--route", default="", metavar="ROUTE[/RULE]", help="Which rule, where several carry these subsets.")
+@click.option("--route", default="", metavar="[KIND/]ROUTE[/RULE]", help="Which rule, where several carry them.")
 @click.option("--force", is_flag=True, help="Also send to a subset without a healthy endpoint; also drop subsets.")
 @namespace_option
 @change_options
@@ -78,6 +78,7 @@ def set_(
       mesh weights set reviews v1=0 v2=100 --reason "v2 looks good"
       mesh weights set reviews v1=50 v2=50 --expect-version 12 --dry-run
       mesh weights set reviews v1=90 v2=10 --route reviews/api
+      mesh weights set reviews v1=90 v2=10 --route grpcroute/reviews
 
     Exit codes: 0 every sidecar took it; 1 not done; 2 not valid; 3 stored, but not every sidecar took it.
     """
@@ -109,13 +110,18 @@ def get(service: str | None, namespace: str, output: str, control: str) -> None:
     print_rows(
         [
             Column("SERVICE", lambda row: str(row[0].service)),
-            Column("ROUTE/RULE", lambda row: f"{row[0].route}/{row[0].rule}"),
+            Column("ROUTE/RULE", lambda row: _label(row[0])),
             Column("BACKEND", lambda row: str(row[1]) if row[1] else "none"),
             Column("WEIGHT", lambda row: str(row[1].weight) if row[1] else ""),
             Column("SHARE", lambda row: _share(row[0], row[1]) if row[1] else ""),
         ],
         [(rule, ref) for rule in rules for ref in rule.backend_refs or (None,)],
     )
+
+
+def _label(rule: RuleWeights) -> str:
+    """As ``--route`` takes it; most routes are HTTPRoutes, and go without their kind."""
+    return f"{'' if rule.kind == 'HTTPRoute' else rule.kind + '/'}{rule.route}/{rule.rule}"
 
 
 def _share(rule: RuleWeights, ref: BackendRef) -> str:
@@ -126,6 +132,7 @@ def _share(rule: RuleWeights, ref: BackendRef) -> str:
 def _value(rule: RuleWeights) -> dict[str, Any]:
     return {
         "service": str(rule.service),
+        "kind": rule.kind,
         "route": str(rule.route),
         "rule": rule.rule,
         "backends": [

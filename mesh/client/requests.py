@@ -196,6 +196,7 @@ def _rules(response: operator_pb2.GetWeightsResponse) -> tuple[int, tuple[RuleWe
             decode_name(rule.route),
             rule.rule,
             tuple(decode_backend_ref(ref) for ref in rule.backend_refs),
+            rule.kind or "HTTPRoute",
         )
         for rule in response.rules
     )

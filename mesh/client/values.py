@@ -69,12 +69,13 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class RuleWeights:
-    """The backends of one rule on ``service``; ``rule`` is the rule's name, or its index from 0."""
+    """The backends of one rule on ``service``; ``rule`` is its name, or its index from 0; ``kind`` its route's."""
 
     service: Name
     route: Name
     rule: str
     backend_refs: tuple[BackendRef, ...]
+    kind: str = "HTTPRoute"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-#define FIELDS 22
+#define FIELDS 23
 #define ROOM 8192 /* a path of 2048 bytes, other fields of 256; what is longer is left to the twin */
 #define USUAL 640 /* bytes of a line, to begin with */
 
@@ -169,7 +169,9 @@ static int write_line(Line *line, PyObject *entry, Clock *clock, double offset)
                    PUT(",\"downstream_address\":") || put_text(line, FIELD(16)) || PUT(",\"trace_id\":") ||
                    put_or(line, FIELD(17), "null") || PUT(",\"route\":") || put_or(line, FIELD(18), "null") ||
                    PUT(",\"cluster\":") || put_or(line, FIELD(19), "null") || PUT(",\"retries\":") ||
-                   put_number(line, FIELD(20)) || PUT(",\"error\":") || put_or(line, FIELD(21), "null") || PUT("}\n")
+                   put_number(line, FIELD(20)) || PUT(",\"grpc_status\":") ||
+                   (FIELD(21) == Py_None ? PUT("null") : put_number(line, FIELD(21))) || PUT(",\"error\":") ||
+                   put_or(line, FIELD(22), "null") || PUT("}\n")
                ? -1
                : 0;
 }
@@ -213,7 +215,7 @@ static PyObject *json_lines(PyObject *module, PyObject *const *args, Py_ssize_t 
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(entries); i++) {
         PyObject *entry = PyList_GET_ITEM(entries, i);
         if (!PyTuple_Check(entry) || PyTuple_GET_SIZE(entry) != FIELDS) {
-            PyErr_SetString(PyExc_TypeError, "an entry is a tuple of 22 fields");
+            PyErr_SetString(PyExc_TypeError, "an entry is a tuple of 23 fields");
             goto failed;
         }
         if (PyBytes_GET_SIZE(lines) - used < ROOM && _PyBytes_Resize(&lines, used + used / 2 + ROOM))

@@ -63,6 +63,8 @@ class Entry(NamedTuple):
     route: str
     cluster: str
     retries: int
+    grpc_status: int | None
+    """Of a gRPC call: what its caller got, from the server or from us (mesh/http/grpc.py)."""
     error: str
 
 
@@ -90,6 +92,7 @@ class Line(msgspec.Struct, omit_defaults=False):
     route: str | None
     cluster: str | None
     retries: int
+    grpc_status: int | None
     error: str | None
 
 
@@ -144,7 +147,7 @@ def escaped_json_line(entry: Entry, text: str) -> bytes:
     """One line, for any entry; ``text`` is its time."""
     (
         started_s, ended_s, upstream_s, method, target, version, status, flag, received, sent, forwarded_for, agent,
-        request_id, authority, upstream, listener, downstream, trace_id, route, cluster, retries, error,
+        request_id, authority, upstream, listener, downstream, trace_id, route, cluster, retries, grpc_status, error,
     ) = entry  # fmt: skip
     raw = (method, target, version, forwarded_for or b"", agent or b"", request_id, authority)
     # One conversion for all is a third of one for each. No NUL passes the codec; where one did, each goes by itself.
@@ -173,6 +176,7 @@ def escaped_json_line(entry: Entry, text: str) -> bytes:
         _only_ascii(route) or None,
         _only_ascii(cluster) or None,
         retries,
+        grpc_status,
         _only_ascii(error) or None,
     )
     return _encode(line) + b"\n"
@@ -194,7 +198,7 @@ def text_line(entry: Entry, clock: Clock) -> bytes:
     """An entry as Envoy's default format has it, with the mesh's own fields behind; unknown is ``-``."""
     (
         started_s, ended_s, upstream_s, method, target, version, status, flag, received, sent, forwarded_for, agent,
-        request_id, authority, upstream, listener, downstream, trace_id, route, cluster, retries, error,
+        request_id, authority, upstream, listener, downstream, trace_id, route, cluster, retries, grpc_status, error,
     ) = entry  # fmt: skip
     raw = (method, target, version, forwarded_for or b"-", agent or b"-", request_id or b"-", authority or b"-")
     joined = b"\0".join(raw)
@@ -208,6 +212,7 @@ def text_line(entry: Entry, clock: Clock) -> bytes:
         f"{int(upstream_s * _MS + 0.5) if upstream_s else '-'} "
         f'"{texts[3]}" "{texts[4]}" "{texts[5]}" "{texts[6]}" "{_known(upstream)}" {listener} {downstream or "-"} '
         f'{trace_id.decode() or "-"} "{_known(route)}" "{_known(cluster)}" {retries} '
+        f"{'-' if grpc_status is None else grpc_status} "
         f'"{_printable(error.encode("utf-8", "replace")) if error else "-"}"\n'
     ).encode("ascii", "backslashreplace")
 

@@ -142,5 +142,6 @@ METRICS = (
 LOG_FIELDS = (
     "start_time", "method", "path", "protocol", "response_code", "response_flags", "bytes_received", "bytes_sent",
     "duration", "upstream_service_time", "x_forwarded_for", "user_agent", "request_id", "authority", "upstream_host",
-    "listener", "downstream_address", "trace_id", "route", "cluster", "retries", "error",
+    "listener", "downstream_address", "trace_id", "route", "cluster", "retries", "grpc_status",
+    "error",
 )  # fmt: skip

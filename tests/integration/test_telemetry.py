@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
+import grpc.aio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mesh.model.name import Name
 from mesh.telemetry.names import ISTIO_LABELS, LOG_FIELDS, METRICS
+from tests.support.grpc_echo import GRPC, echo_server
 from tests.support.mesh import Program
+from tests.support.ports import free_port
 from tests.support.process import until
 from tests.support.telemetry import Backend, Running, endpoints, log_lines, otlp_backend, sidecar
 
@@ -527,6 +531,23 @@ async def test_health_checks_are_no_requests(pair: Pair) -> None:
 async def logged(path: Path, count: int) -> list[str]:
     await until(lambda: len(log_lines(path)) >= count, what=f"{count} log lines")
     return log_lines(path)
+
+
+async def test_a_line_says_what_status_a_grpc_caller_got(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    async with echo_server() as (_, port):
+        services = {GRPC: endpoints(port), "gone": endpoints(free_port())}
+        async with sidecar("shop", services=services, access_log="all", access_log_path=str(log)) as caller:
+            for authority in (GRPC, "gone"):
+                options = [("grpc.default_authority", authority), ("grpc.enable_http_proxy", 0)]
+                async with grpc.aio.insecure_channel(f"127.0.0.1:{caller.outbound}", options=options) as channel:
+                    with suppress(grpc.aio.AioRpcError):
+                        await channel.unary_unary("/test.Echo/Unary")(b"x")
+                        await channel.unary_unary("/test.Echo/Nothing")(b"x")
+            lines = [json.loads(line) for line in await logged(log, 3)]
+    unavailable, unimplemented = grpc.StatusCode.UNAVAILABLE.value[0], grpc.StatusCode.UNIMPLEMENTED.value[0]
+    assert [line["grpc_status"] for line in lines] == [0, unimplemented, unavailable]
+    assert [line["response_code"] for line in lines] == [200] * 3
 
 
 async def test_every_request_is_one_line_of_json(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ def entries(draw: st.DrawFn) -> Entry:
         started, started + draw(seconds), draw(seconds), draw(raw), draw(raw), draw(st.sampled_from([b"1.1", b"1.0", b""])),
         draw(st.integers(100, 599)), draw(st.sampled_from(["", "UH", "URX"])), draw(count), draw(count),
         draw(st.none() | raw), draw(st.none() | raw), draw(raw), draw(raw), draw(text), draw(text), draw(text),
-        draw(st.just(b"") | st.just(b"0af7651916cd43dd8448eb211c80319c")), draw(text), draw(text), draw(count), draw(text),
+        draw(st.just(b"") | st.just(b"0af7651916cd43dd8448eb211c80319c")), draw(text), draw(text), draw(count),
+        draw(st.none() | st.integers(0, 16)), draw(text),
     )  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def test_both_write_the_same(some: list[Entry]) -> None:
 
 
 PLAIN = Entry(1.0, 1.0042, 0.0039, b"GET", b"/a?b=c", b"1.1", 200, "", 0, 66, None, b"curl/8", b"id", b"shop", "127.0.0.1:1",
-              "outbound", "127.0.0.1", b"0af7651916cd43dd8448eb211c80319c", "shop/3", "shop:v1", 0, "")  # fmt: skip
+              "outbound", "127.0.0.1", b"0af7651916cd43dd8448eb211c80319c", "shop/3", "shop:v1", 0, None, "")  # fmt: skip
 
 
 @needs_compiler

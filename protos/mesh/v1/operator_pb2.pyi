@@ -180,16 +180,18 @@ class GetWeightsResponse(_message.Message):
     def __init__(self, version: _Optional[int] = ..., rules: _Optional[_Iterable[_Union[RuleWeights, _Mapping]]] = ...) -> None: ...
 
 class RuleWeights(_message.Message):
-    __slots__ = ("service", "route", "rule", "backend_refs")
+    __slots__ = ("service", "route", "rule", "backend_refs", "kind")
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     RULE_FIELD_NUMBER: _ClassVar[int]
     BACKEND_REFS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     service: _resource_pb2.Name
     route: _resource_pb2.Name
     rule: str
     backend_refs: _containers.RepeatedCompositeFieldContainer[_resource_pb2.BackendRef]
-    def __init__(self, service: _Optional[_Union[_resource_pb2.Name, _Mapping]] = ..., route: _Optional[_Union[_resource_pb2.Name, _Mapping]] = ..., rule: _Optional[str] = ..., backend_refs: _Optional[_Iterable[_Union[_resource_pb2.BackendRef, _Mapping]]] = ...) -> None: ...
+    kind: str
+    def __init__(self, service: _Optional[_Union[_resource_pb2.Name, _Mapping]] = ..., route: _Optional[_Union[_resource_pb2.Name, _Mapping]] = ..., rule: _Optional[str] = ..., backend_refs: _Optional[_Iterable[_Union[_resource_pb2.BackendRef, _Mapping]]] = ..., kind: _Optional[str] = ...) -> None: ...
 
 class HistoryRequest(_message.Message):
     __slots__ = ("limit", "before_version")

@@ -36,6 +36,7 @@ _LOG_FIELDS = {  # what a line of Sidemesh's own log says
     "route": "%ROUTE_NAME%",
     "cluster": "%UPSTREAM_CLUSTER%",
     "retries": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "grpc_status": "%GRPC_STATUS_NUMBER%",
 }
 
 

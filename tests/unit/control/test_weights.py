@@ -6,7 +6,7 @@ from control.errors import NotFoundError, PreconditionError
 from control.weights import rules_on, set_weights
 from mesh.model.errors import InvalidError
 from mesh.model.name import Name
-from mesh.model.route import BackendRef, Parent, PathMatch, Route, RouteMatch, Rule
+from mesh.model.route import BackendRef, Parent, PathMatch, Route, RouteKind, RouteMatch, Rule
 from mesh.model.snapshot import make_snapshot
 from mesh.model.wire import encode_resource
 from tests.support.control import REVIEWS, split
@@ -70,6 +70,18 @@ def test_a_rule_is_named_by_its_name_or_index(target):
     after = set_weights(snapshot, REVIEWS, {"v1": 3, "v2": 4}, target)
     assert weights_of(after, 0) == {"reviews:v1": 3, "reviews:v2": 4}
     assert weights_of(after, 1) == {"reviews:v1": 9, "reviews:v2": 1}
+
+
+def test_routes_of_two_kinds_with_one_name_are_told_apart_by_their_kind():
+    http = route(rule(v1=9, v2=1))
+    snapshot = table(http, replace(route(Rule(backend_refs=http.rules[0].backend_refs)), kind=RouteKind.GRPC))
+    error = refused(snapshot, REVIEWS, {"v1": 1, "v2": 1}, "reviews")
+    assert "GRPCRoute/reviews/0 (v1=9 v2=1); reviews/0 (v1=9 v2=1)" in str(error)
+    for target in ("grpcroute/reviews", "GRPCRoute/reviews/0", "GRPCRoute/default/reviews/0"):
+        assert set_weights(snapshot, REVIEWS, {"v1": 1, "v2": 1}, target).kind is RouteKind.GRPC
+    assert set_weights(snapshot, REVIEWS, {"v1": 1, "v2": 1}, "HTTPRoute/reviews").kind is RouteKind.HTTP
+    with pytest.raises(NotFoundError, match="there is: GRPCRoute/reviews/0"):
+        set_weights(snapshot, REVIEWS, {"v1": 1, "v2": 1}, "TCPRoute/reviews")
 
 
 def test_a_rules_own_name_comes_before_an_index():

@@ -11,7 +11,7 @@ from mesh.telemetry.names import LOG_FIELDS
 
 PLAIN = Entry(
     10.0, 10.25, 0.2, b"GET", b"/a", b"1.1", 200, "", 3, 4, None, b"me", b"id", b"pay", "10.0.0.1:80", "outbound",
-    "127.0.0.1", b"ab" * 16, "pay/0", "pay", 0, "",
+    "127.0.0.1", b"ab" * 16, "pay/0", "pay", 0, None, "",
 )  # fmt: skip
 CLOCK = Clock(1_700_000_000.0)
 
@@ -32,6 +32,7 @@ entries = st.builds(
     trace_id=st.sampled_from([b"", b"ab" * 16]),
     error=st.text(max_size=40),
     upstream_s=st.sampled_from([0.0, 0.2]),
+    grpc_status=st.none() | st.integers(0, 16),
 )
 
 

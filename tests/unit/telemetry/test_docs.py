@@ -11,7 +11,7 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs" / "metrics-and-spans.md").r
 EXAMPLE = Entry(
     0.0, 0.004217, 0.003905, b"GET", b"/products/7?full=1", b"1.1", 200, "", 0, 31, None, b"curl/8.5.0",
     b"6f1f7e1e-6f2b-4c0e-a9d4-0c2f3d5b7a10", b"reviews", "127.0.0.1:15006", "outbound", "127.0.0.1",
-    b"0af7651916cd43dd8448eb211c80319c", "reviews/0", "reviews:v2", 1, "",
+    b"0af7651916cd43dd8448eb211c80319c", "reviews/0", "reviews:v2", 1, None, "",
 )  # fmt: skip
 
 
