@@ -37,7 +37,7 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 def pytest_configure() -> None:
     """What is tested is what stands there: nothing compiled of an older source."""
     root = Path(__file__).parents[1]
-    for made in root.glob("*/*/*.so"):
+    for made in (*root.glob("mesh/**/*.so"), *root.glob("proxy/**/*.so")):
         for source in (made.with_name(made.name.partition(".")[0] + suffix) for suffix in (".c", ".py")):
             if source.exists() and source.stat().st_mtime > made.stat().st_mtime:
                 message = f"{source.relative_to(root)} is newer than what was compiled of it: make setup"
