@@ -12,9 +12,10 @@ import resource
 logger = logging.getLogger(__name__)
 
 RESERVED = 200
-"""For listeners, discovery, the control stream, logs, checks and what Python opens."""
+"""For discovery, the control stream, logs, checks and what Python opens."""
 FEW = 1000
 FILES_PER_CLIENT = 2  # its connection, and one to an endpoint
+FILES_PER_LISTENER = 8  # so many connections are accepted in one turn of the loop: see ``accept``
 
 
 def raise_file_limit() -> int:
@@ -33,7 +34,8 @@ def connections_within_limit(wanted: int, listeners: int) -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return wanted
-    room = max(1, (files - RESERVED) // (FILES_PER_CLIENT * listeners))
+    left = files - RESERVED - listeners * FILES_PER_LISTENER
+    room = max(1, left // (FILES_PER_CLIENT * listeners))
     if room < wanted:
         logger.log(
             logging.WARNING if room < FEW else logging.INFO,

@@ -209,7 +209,7 @@ class Worker:
         for name, listener in self._listeners.named():
             sock = socket.socket(fileno=self._sockets[name])
             sock.setblocking(False)
-            self._servers.append(await open_server(listener, sock))
+            self._servers.append(await open_server(listener, sock, is_shared=True))
         settle_memory()
         self._link.send("opened")
 
