@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 RESERVED = 200
 """For discovery, the control stream, logs, checks and what Python opens."""
 FEW = 1000
+MAX_SPLICES = 256
+FILES_PER_SPLICE = 4
+SPLICES_SHARE = 16  # of all files, at most one in so many is a splice's
 FILES_PER_CLIENT = 2  # its connection, and one to an endpoint
 FILES_PER_LISTENER = 8  # so many connections are accepted in one turn of the loop: see ``accept``
 
@@ -34,7 +37,7 @@ def connections_within_limit(wanted: int, listeners: int) -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return wanted
-    left = files - RESERVED - listeners * FILES_PER_LISTENER
+    left = files - RESERVED - splices_within_limit() * FILES_PER_SPLICE - listeners * FILES_PER_LISTENER
     room = max(1, left // (FILES_PER_CLIENT * listeners))
     if room < wanted:
         logger.log(
@@ -45,3 +48,11 @@ def connections_within_limit(wanted: int, listeners: int) -> int:
             files,
         )
     return min(wanted, room)
+
+
+def splices_within_limit() -> int:
+    """How many directions of TCP tunnels the kernel may move at a time (see ``splice``)."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MAX_SPLICES
+    return min(MAX_SPLICES, files // (SPLICES_SHARE * FILES_PER_SPLICE))

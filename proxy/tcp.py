@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 from mesh.http.headers import Fields
 from mesh.http.message import TCP, RequestHead
@@ -18,7 +17,7 @@ class TcpDownstream(TunnelDownstream):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected: its exchange begins at once, since the other side may be the one that speaks first."""
-        self.transport = cast("asyncio.Transport", transport)
+        super().connection_made(transport)
         peer = transport.get_extra_info("peername")
         if peer:
             self.peer_address, self.peer_port = peer[0], peer[1]

@@ -8,16 +8,15 @@ and the tunnel is over when both have.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from mesh.http.headers import Headers
 from mesh.http.message import RequestHead, ResponseHead
 from mesh.http.outcome import ClientGone, TunnelIdle, UpstreamReset
 from proxy.callbacks import Callbacks
+from proxy.half_close import half_close
 from proxy.request_body import RequestBody
+from proxy.splice import WORTH_BYTES, Splice, has_room
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
@@ -33,22 +32,26 @@ TLS_LINGER_S = 2.0
 class TunnelEnd:
     """What both ends share: writing, and closing one direction once what was written has gone out."""
 
-    __slots__ = ("_closes_when_empty", "is_writable", "transport")
+    __slots__ = ("_closes_when_empty", "broken", "is_tls", "is_writable", "splice", "spliced_from", "transport")
 
     def __init__(self, transport: asyncio.Transport | None = None) -> None:
         """``transport`` of a connection that has become a tunnel."""
         self.transport: asyncio.Transport = cast("asyncio.Transport", transport)
+        self.is_tls = transport is not None and _is_tls(transport)
+        """It is a TLS connection."""
         self.is_writable = True
         self._closes_when_empty = False
+        self.splice: Splice | None = None
+        """Moves what comes from here, past the transport."""
+        self.spliced_from: Splice | None = None
+        """Moves what goes out here."""
+        self.broken: OSError | None = None
+        """What a splice met: the transport does not know."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected: here, or as something else before."""
         self.transport = cast("asyncio.Transport", transport)
-
-    @property
-    def is_tls(self) -> bool:
-        """It is a TLS connection."""
-        return self.transport.get_extra_info("ssl_object") is not None
+        self.is_tls = _is_tls(transport)
 
     def write(self, data: bytes) -> None:
         """Send bytes on."""
@@ -69,19 +72,37 @@ class TunnelEnd:
         elif transport.get_write_buffer_size():
             transport.set_write_buffer_limits(high=0)  # we are told when it is empty: see resume_writing
         else:
-            # Never write_eof() on uvloop: it dies with a double free under churn (DESIGN.md). dup + shutdown is safe.
-            with suppress(OSError), socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as twin:
-                twin.shutdown(socket.SHUT_WR)
+            half_close(transport)
 
     def resume_reading(self) -> None:
         """Take bytes again."""
-        if not self.transport.is_closing():
+        if self.splice is None and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def pause_reading(self) -> None:
         """Take no more bytes for now."""
-        if not self.transport.is_closing():
+        if self.splice is None and not self.transport.is_closing():
             self.transport.pause_reading()
+
+    def splice_to(self, sink: TunnelEnd) -> None:
+        """Have the kernel move to ``sink`` what comes from here, where both are plain TCP."""
+        is_possible = self.splice is None and sink.spliced_from is None and not (self.is_tls or sink.is_tls)
+        if is_possible and has_room() and not (self.transport.is_closing() or sink.transport.is_closing()):
+            self.splice = sink.spliced_from = Splice(self, sink)
+
+    def stop_splicing(self) -> None:
+        """The connection is gone."""
+        for splice in (self.splice, self.spliced_from):
+            if splice is not None:
+                splice.stop()
+
+    def on_moved(self, size: int) -> None:
+        """So many bytes from here were moved."""
+        raise NotImplementedError
+
+
+def _is_tls(transport: asyncio.BaseTransport) -> bool:
+    return transport.get_extra_info("ssl_object") is not None
 
 
 class TunnelDownstream(TunnelEnd):
@@ -108,6 +129,19 @@ class TunnelDownstream(TunnelEnd):
         self.body.on_data(data)
         if self._plane.trampoline.dirty:
             self._plane.trampoline.drain()
+        if len(data) >= WORTH_BYTES and self.exchange is not None and self.exchange.downstream is self:
+            attempt = self.exchange.attempt
+            if attempt is not None and isinstance(attempt.stream, TunnelUpstream):
+                self.splice_to(attempt.stream)
+
+    def on_moved(self, size: int) -> None:
+        """See TunnelEnd."""
+        self._last_s = self._plane.now_s
+        self.body.received += size
+
+    def touch(self) -> None:
+        """Something was sent to the client."""
+        self._last_s = self._plane.now_s
 
     def eof_received(self) -> bool:
         """The client sends no more, and may still read."""
@@ -124,6 +158,8 @@ class TunnelDownstream(TunnelEnd):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed, by either side."""
+        self.stop_splicing()
+        exc = exc or self.broken
         self._listener.forget(self)
         if self.exchange is not None:
             how = f"reset ({exc})" if exc else "closed"
@@ -139,6 +175,8 @@ class TunnelDownstream(TunnelEnd):
     def resume_writing(self) -> None:
         """It has caught up."""
         self.is_writable = True
+        if self.spliced_from is not None:
+            self.spliced_from.go_on()
         if self._closes_when_empty:
             self.half_close()
         elif self.exchange is not None:
@@ -236,6 +274,18 @@ class TunnelUpstream(TunnelEnd):
             self._attempt.on_data(data)
             if self._trampoline.dirty or self._trampoline.ready:
                 self._trampoline.drain()
+            if len(data) >= WORTH_BYTES and self._attempt is not None:
+                client = self._attempt.exchange.downstream
+                if isinstance(client, TunnelDownstream):
+                    self.splice_to(client)
+
+    def on_moved(self, size: int) -> None:
+        """See TunnelEnd."""
+        if self._attempt is not None:
+            self._attempt.body_bytes += size
+            client = self._attempt.exchange.downstream
+            if isinstance(client, TunnelDownstream):
+                client.touch()
 
     def eof_received(self) -> bool:
         """The endpoint sends no more, and may still read."""
@@ -245,6 +295,8 @@ class TunnelUpstream(TunnelEnd):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed, by either side."""
+        self.stop_splicing()
+        exc = exc or self.broken
         self._connection.connection_lost(exc)  # the pool's books
         if exc is None and not self._has_ended:
             self._end()
@@ -262,6 +314,8 @@ class TunnelUpstream(TunnelEnd):
     def resume_writing(self) -> None:
         """It has caught up."""
         self.is_writable = True
+        if self.spliced_from is not None:
+            self.spliced_from.go_on()
         if self._closes_when_empty and not self.is_tls:
             self.half_close()
         elif self._attempt is not None:

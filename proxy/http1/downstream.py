@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from mesh.http.headers import Headers
@@ -22,6 +20,7 @@ from mesh.http.outcome import BadRequest, ClientGone, InternalError, ProxyError,
 from proxy.callbacks import set_callbacks
 from proxy.exchange import Exchange
 from proxy.grpc_web import GrpcWebStream
+from proxy.half_close import half_close
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader
 from proxy.http1.codec import check_partial_head, chunk, last_chunk, parse_request, response_bytes, upgrade_lines
 from proxy.http1.fields import HEAD_END
@@ -476,9 +475,7 @@ class Http1Downstream:
         if self.is_tls or self.transport.get_write_buffer_size():  # TLS cannot be half closed in Python
             self.transport.close()
             return
-        # Never write_eof() on uvloop: it dies with a double free under churn (DESIGN.md). dup + shutdown is safe.
-        with suppress(OSError), socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as twin:
-            twin.shutdown(socket.SHUT_WR)
+        half_close(self.transport)
 
     def __repr__(self) -> str:
         """For debugging: who, and what it does."""

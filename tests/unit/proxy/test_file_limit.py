@@ -13,8 +13,8 @@ from proxy.file_limit import connections_within_limit, raise_file_limit
     [
         (resource.RLIM_INFINITY, 2, 20_000, None),
         (1_048_576, 2, 20_000, None),
-        (20_000, 2, 4_946, logging.INFO),
-        (1024, 2, 202, logging.WARNING),
+        (20_000, 2, 4_690, logging.INFO),
+        (1024, 2, 186, logging.WARNING),
         (100, 1, 1, logging.WARNING),
     ],
 )
