@@ -40,9 +40,10 @@ MODULES := $(shell sed -n '/^modules = /,/^]/s/^ *"\(.*\)",/\1/p' pyproject.toml
 COMPILED := hatch_build.py pyproject.toml $(wildcard proxy/http*/*.c mesh/telemetry/*.c) $(MODULES)
 
 $(VENV)/.compiled: $(VENV)/.stamp $(COMPILED)
+	@touch $@.begun # what is edited meanwhile is compiled the next time
 	@$(call install,$(VENV),-q --no-deps --no-build-isolation -e .)
 	@$(BIN)/python -m proxy.http1.splitter
-	@touch $@
+	@mv $@.begun $@
 
 demo: setup ## start a mesh on this machine and walk through it (CONSUL=1: with a real Consul agent)
 	$(if $(CONSUL),MESH_CONSUL_BIN=$$(.ci/consul) && export MESH_CONSUL_BIN && )$(BIN)/mesh demo $(if $(CONSUL),--consul)
