@@ -8,7 +8,7 @@ the endpoint is paused), after it they go straight downstream.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mesh.http.grpc import pushback_s, status_in
 from mesh.http.headers import Headers
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HELD_BYTES = 64 * 1024
+HELD_BYTES: Final = 64 * 1024
 """Body bytes kept of an answer that nobody has accepted yet; then the endpoint is paused."""
 
 

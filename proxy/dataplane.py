@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from binascii import hexlify
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mesh.http.outcome import ClientGone, NeverRegistered, NoRoute, ProxyError
 from mesh.http.trace_context import Propagation
@@ -38,11 +39,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EGRESS = "(egress)"  # no DNS label, so no service can have this namespace
-TOUCH_S = 2.0
-OUTSIDE_FRESH_S = 30.0  # the time to live that most names of load balancers have is 60 s or less
-MAX_OUTSIDE = 128  # as services on demand
-OUTSIDE_IDLE_S = 600.0  # as a service of the mesh that was watched on demand
+EGRESS: Final = "(egress)"  # no DNS label, so no service can have this namespace
+TOUCH_S: Final = 2.0
+OUTSIDE_FRESH_S: Final = 30.0  # the time to live that most names of load balancers have is 60 s or less
+MAX_OUTSIDE: Final = 128  # as services on demand
+OUTSIDE_IDLE_S: Final = 600.0  # as a service of the mesh that was watched on demand
 
 Answer = Callable[[ProxyError | None], None]
 """Told of a lookup's end: None when the service's endpoints have been applied, else what to answer."""
@@ -273,7 +274,7 @@ class DataPlane:
 
     def new_request_id(self) -> bytes:
         """A random UUID (RFC 9562 version 4)."""
-        h = b"%032x" % self._bits(128)
+        h = hexlify(self._bits(128).to_bytes(16, "big"))
         return b"%b-%b-4%b-a%b-%b" % (h[:8], h[8:12], h[13:16], h[17:20], h[20:])
 
     def series_for(self, service: Name, subset: str | None) -> RequestSeries:

@@ -12,12 +12,12 @@ import heapq
 import logging
 from collections.abc import Callable
 from itertools import count
-from typing import Protocol
+from typing import Final, Protocol
 
 logger = logging.getLogger(__name__)
 
-SWEEP_S = 0.1
-NEAR_S = 1.0
+SWEEP_S: Final = 0.1
+NEAR_S: Final = 1.0
 
 
 class Timed(Protocol):

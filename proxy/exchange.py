@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Generator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mesh.http.connect import TUNNEL
 from mesh.http.grpc import FAILURES, PREVIOUS_ATTEMPTS, GrpcCall, Status, format_timeout
@@ -51,14 +51,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STALE_CONNECTION = "stale-connection"
-HELD_HEAD_S = 0.1  # a unary call that fails sends head and trailers together; a stream's caller waits no longer
+STALE_CONNECTION: Final = "stale-connection"
+HELD_HEAD_S: Final = 0.1  # a unary call that fails sends head and trailers together; a stream's caller waits no longer
 
 Steps: TypeAlias = Generator[None, None, None]
 """What a generator of the request path is: it yields to wait, and looks again when it is resumed."""
 
-_FAILURES = 500  # answers from here on say something of the endpoint's health
-_WAKE = object()
+_FAILURES: Final = 500  # answers from here on say something of the endpoint's health
+_WAKE: Final = object()
 """An event without more to say: a timer, a lookup that is done."""
 
 
@@ -176,7 +176,7 @@ class Exchange:
                     stream = attempt.stream
                 if stream is not None:
                     attempt.stream = stream
-                    added = listener.added_fields(self, attempt)
+                    added: list[bytes] = [] if request.version == TCP else listener.added_fields(self, attempt)
                     if rule.per_try_s:
                         now = plane.clock()
                         attempt.deadline_s = now + rule.per_try_s
@@ -316,8 +316,10 @@ class Exchange:
 
     def _limit_s(self, rule: CompiledRule) -> float:
         """How long the whole exchange may take: by its rule, and by its caller's own deadline."""
-        call = self.request.grpc
-        return min(limit for limit in (rule.timeout_s, call.timeout_s if call is not None else 0.0) if limit)
+        limit_s, call = rule.timeout_s, self.request.grpc
+        if call is not None and call.timeout_s and not 0.0 < limit_s <= call.timeout_s:
+            return call.timeout_s
+        return limit_s
 
     def _add_grpc_fields(self, call: GrpcCall, attempt: Attempt, added: list[bytes]) -> None:
         """What is left of the caller's time for this attempt, and how many came before it (gRPC A6)."""

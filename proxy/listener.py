@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mesh.http.connect import METHOD as CONNECT
 from mesh.http.headers import Headers
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 20_000  # at 4 KiB each 80 MiB: a flood costs that much at most
-FORWARDED_HTTP = b"x-forwarded-proto: http"
-FORWARDED_HTTPS = b"x-forwarded-proto: https"
-NONE_KNOWN: dict[bytes, bytes] = {}
-_PASSED_ON = (b"x-forwarded-for", b"x-forwarded-host", b"proxy")
-COUNTED_METHODS = frozenset((b"OPTIONS", b"TRACE"))
-SPECIAL_METHODS = COUNTED_METHODS | {CONNECT}
-MAX_FORWARDS = 1000
-FOREIGN_TOLD_S = 10.0  # whoever scans ports must not fill the log
-SHOWN_BYTES = 4  # enough to know it by, and no password of an AUTH or USER
-HEALTH_PATH = b"/.well-known/sidemesh/health"
+MAX_CONNECTIONS: Final = 20_000  # at 4 KiB each 80 MiB: a flood costs that much at most
+FORWARDED_HTTP: Final = b"x-forwarded-proto: http"
+FORWARDED_HTTPS: Final = b"x-forwarded-proto: https"
+NONE_KNOWN: Final[dict[bytes, bytes]] = {}
+_PASSED_ON: Final[tuple[bytes, ...]] = (b"x-forwarded-for", b"x-forwarded-host", b"proxy")
+COUNTED_METHODS: Final = frozenset((b"OPTIONS", b"TRACE"))
+SPECIAL_METHODS: Final = COUNTED_METHODS | {CONNECT}
+MAX_FORWARDS: Final = 1000
+FOREIGN_TOLD_S: Final = 10.0  # whoever scans ports must not fill the log
+SHOWN_BYTES: Final = 4  # enough to know it by, and no password of an AUTH or USER
+HEALTH_PATH: Final = b"/.well-known/sidemesh/health"
 
 
 class ClientConnection(Protocol):

@@ -7,15 +7,15 @@ being connected to, or a backoff runs) the client is paused at the same cap.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mesh.http.headers import Headers
 
 if TYPE_CHECKING:
     from proxy.ports import BodySink, DownstreamStream
 
-REPLAY_BYTES = 64 * 1024  # Linkerd keeps 64 KiB for retries
-MAX_PIECES = 64
+REPLAY_BYTES: Final = 64 * 1024  # Linkerd keeps 64 KiB for retries
+MAX_PIECES: Final = 64
 
 
 class RequestBody:

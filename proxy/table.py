@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mesh.http.message import RequestHead
 from mesh.model.name import DEFAULT_SUFFIXES, Name, is_label
@@ -21,7 +21,7 @@ from mesh.rules.split import Split
 if TYPE_CHECKING:
     from proxy.upstream.service import Cluster
 
-MAX_HOSTS = 4096  # distinct Host values remembered; then the memory of them starts anew
+MAX_HOSTS: Final = 4096  # distinct Host values remembered; then the memory of them starts anew
 
 ClusterFor = Callable[[BackendRef], "Cluster"]
 

@@ -8,7 +8,7 @@ and the tunnel is over when both have.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from mesh.http.headers import Headers
 from mesh.http.message import RequestHead, ResponseHead
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from proxy.trampoline import Trampoline
     from proxy.upstream.endpoint import UpstreamEndpoint
 
-TLS_LINGER_S = 2.0
+TLS_LINGER_S: Final = 2.0
 """How long a TLS endpoint may be silent, once its client has sent all, before its connection is closed."""
 
 

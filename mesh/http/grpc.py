@@ -10,21 +10,22 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
-TIMEOUT = b"grpc-timeout"
-STATUS = b"grpc-status"
-PUSHBACK = b"grpc-retry-pushback-ms"
-PREVIOUS_ATTEMPTS = b"grpc-previous-rpc-attempts"
-CALL_FIELDS = frozenset((TIMEOUT, PREVIOUS_ATTEMPTS))
+TIMEOUT: Final = b"grpc-timeout"
+STATUS: Final = b"grpc-status"
+PUSHBACK: Final = b"grpc-retry-pushback-ms"
+PREVIOUS_ATTEMPTS: Final = b"grpc-previous-rpc-attempts"
+CALL_FIELDS: Final = frozenset((TIMEOUT, PREVIOUS_ATTEMPTS))
 """What a call says to the next hop only, which writes it anew."""
 
-_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
-_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_DIGITS = 10**8
-_AFTER_TYPE = (b"", b"+", b";")  # not "-": gRPC-Web is another protocol
-WEB_TYPE = b"application/grpc-web"
-_WEB_TYPE = re.compile(rb"application/grpc-web(-text)?(\+[0-9a-z.-]+)?[ \t]*(?:;.*)?")
-MAX_PUSHBACK_MS = 60_000  # ours: who asks for more is not waited for
+_TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_DIGITS: Final = 10**8
+_AFTER_TYPE: Final[tuple[bytes, ...]] = (b"", b"+", b";")  # not "-": gRPC-Web is another protocol
+WEB_TYPE: Final = b"application/grpc-web"
+_WEB_TYPE: Final = re.compile(rb"application/grpc-web(-text)?(\+[0-9a-z.-]+)?[ \t]*(?:;.*)?")
+MAX_PUSHBACK_MS: Final = 60_000  # ours: who asks for more is not waited for
 
 
 class Status(IntEnum):
@@ -49,7 +50,7 @@ class Status(IntEnum):
     UNAUTHENTICATED = 16
 
 
-FAILURES = frozenset((Status.UNKNOWN, Status.INTERNAL, Status.UNAVAILABLE, Status.DATA_LOSS))
+FAILURES: Final = frozenset((Status.UNKNOWN, Status.INTERNAL, Status.UNAVAILABLE, Status.DATA_LOSS))
 """What says something of the server's health. DEADLINE_EXCEEDED does not: the caller chose how long it may take."""
 
 

@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import binascii
 import struct
+from typing import Final
 
 from mesh.http.grpc import WEB_TYPE, is_grpc_type, read_web_type
 from mesh.http.headers import Headers, list_members
 from mesh.http.message import HTTP2, RequestHead, ResponseHead
 from mesh.http.outcome import BadRequest
 
-TRAILERS_FLAG = 0x80
-_COMPRESSED = 0x01
-_PREFIX_BYTES = 5
+TRAILERS_FLAG: Final = 0x80
+_COMPRESSED: Final = 0x01
+_PREFIX_BYTES: Final = 5
 # What a gRPC call does not say: which form of gRPC-Web is wanted, and HTTP's own codings, which would hide the frames.
-_ABOUT_THE_BODY = (b"content-type", b"accept", b"accept-encoding")
+_ABOUT_THE_BODY: Final[tuple[bytes, ...]] = (b"content-type", b"accept", b"accept-encoding")
 
 
 # --- heads ----------------------------------------------------------------------------------------------------------

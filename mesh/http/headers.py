@@ -7,12 +7,13 @@ from the other only when somebody asks: between two HTTP/1.1 connections nobody 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 
 Headers = list[tuple[bytes, bytes]]
 
 # RFC 9110 §7.6.1 and RFC 9112: fields that are about one connection and never forwarded. Transfer-Encoding and
 # Content-Length are rebuilt from the parsed framing; Upgrade is served by tunnels only.
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     (
         b"connection",
         b"proxy-connection",

@@ -6,10 +6,12 @@ mesh itself reads or writes are taken apart by the codec, so that ``exchange.py`
 
 from __future__ import annotations
 
+from typing import Final
+
 from mesh.http.grpc import GrpcCall
 from mesh.http.headers import Fields, Headers
 
-METHODS = frozenset(b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH CONNECT".split()) | frozenset(
+METHODS: Final = frozenset(b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH CONNECT".split()) | frozenset(
     # WebDAV and its kin (IANA method registry): carried like any other, retried like none.
     b"PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT MKCALENDAR ACL BIND REBIND UNBIND".split()
     + b"LINK UNLINK PURGE QUERY".split()
@@ -17,10 +19,10 @@ METHODS = frozenset(b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH CONNECT".spli
 """The methods of HTTP/1.1 that are carried. A word that is none of them may be another protocol's."""
 
 # RFC 9110 §9.2.2.
-IDEMPOTENT_METHODS = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"))
+IDEMPOTENT_METHODS: Final = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"))
 
 # Fields that the mesh reads or rewrites on every request: codecs put them into ``RequestHead.known``.
-KNOWN_REQUEST_FIELDS = frozenset(
+KNOWN_REQUEST_FIELDS: Final = frozenset(
     (
         b"traceparent",
         b"b3",
@@ -40,18 +42,18 @@ KNOWN_REQUEST_FIELDS = frozenset(
     )
 )
 
-HTTP2 = b"2"
+HTTP2: Final = b"2"
 """``RequestHead.version`` of a request that came over HTTP/2, as spans and logs call it."""
 
-TCP = b"tcp"
+TCP: Final = b"tcp"
 """``RequestHead.version`` of what is no request but a connection: it carries bytes, and nothing is known of them."""
 
-SWITCHED = 101
+SWITCHED: Final = 101
 """``ResponseHead.status`` of an answer that a tunnel follows, in whatever protocol (HTTP/2 says 200)."""
 
-WEBSOCKET = b"websocket"
+WEBSOCKET: Final = b"websocket"
 
-NOT_SENT = b"x-mesh-not-sent"
+NOT_SENT: Final = b"x-mesh-not-sent"
 """On an inbound sidecar's own answer: the program cannot have seen the request (DESIGN.md)."""
 
 

@@ -11,31 +11,38 @@ nothing is recorded (no backend for spans, or a trace that is not sampled) the c
 from __future__ import annotations
 
 import re
+from binascii import hexlify
 from collections.abc import Callable, Mapping
 from enum import Enum
 from random import Random
+from typing import Final
 
 Lines = list[bytes]
 
 # W3C Trace Context §3.2.2: version 00 has exactly four fields; all-zero ids are invalid (§3.2.2.3, §3.2.2.4).
-_TRACEPARENT_00 = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+_TRACEPARENT_00: Final = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+_PLAIN_BYTES: Final = 55  # of a traceparent of version 00
+_HEX_DIGITS: Final = b"0123456789abcdef"
+_DASH: Final = 0x2D
 # §3.2.2.5: a later version is read as far as 00 goes, and may append more after a dash; ff is forbidden (§3.2.2.2).
-_TRACEPARENT_LATER = re.compile(
+_TRACEPARENT_LATER: Final = re.compile(
     rb"(?!ff|00)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?", re.DOTALL
 )
 _match_00 = _TRACEPARENT_00.fullmatch
 _match_later = _TRACEPARENT_LATER.fullmatch
-_HEX16_OR_32 = re.compile(rb"[0-9a-f]{32}|[0-9a-f]{16}")
-_HEX16 = re.compile(rb"[0-9a-f]{16}")
-_ZERO_TRACE = b"0" * 32
-_ZERO_SPAN = b"0" * 16
+_HEX16_OR_32: Final = re.compile(rb"[0-9a-f]{32}|[0-9a-f]{16}")
+_HEX16: Final = re.compile(rb"[0-9a-f]{16}")
+_ZERO_TRACE: Final = b"0" * 32
+_ZERO_SPAN: Final = b"0" * 16
+_LOW_64: Final = 2**64 - 1
 # Trace flags (level 2 §4.3): sampled, and random, which says of the trace id what only its maker knows.
-_SAMPLED, _RANDOM = 1, 2
-_FLAGS = {b"%02x" % value: b"%02x" % (value & (_SAMPLED | _RANDOM)) for value in range(256)}
+_SAMPLED: Final = 1
+_RANDOM: Final = 2
+_FLAGS: Final = {b"%02x" % value: b"%02x" % (value & (_SAMPLED | _RANDOM)) for value in range(256)}
 """Flags received to flags sent: §4.3 has unknown ones set to zero."""
-_PLAIN_FLAGS = frozenset((b"00", b"01"))
-_SAMPLED_FLAGS = frozenset((b"01", b"03"))
-_DECIDED = {(b"%02x" % f, yes): b"%02x" % (f & _RANDOM | yes) for f in range(4) for yes in (False, True)}
+_PLAIN_FLAGS: Final = frozenset((b"00", b"01"))
+_SAMPLED_FLAGS: Final = frozenset((b"01", b"03"))
+_DECIDED: Final = {(b"%02x" % f, yes): b"%02x" % (f & _RANDOM | yes) for f in range(4) for yes in (False, True)}
 """Flags that would be sent, and our own decision, to the flags that are."""
 
 
@@ -47,7 +54,7 @@ class Format(Enum):
     B3_MULTI = "b3multi"
 
 
-_FIELDS_OF = {
+_FIELDS_OF: Final = {
     Format.W3C: frozenset({b"traceparent"}),
     Format.B3: frozenset({b"b3"}),
     Format.B3_MULTI: frozenset({b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags"}),
@@ -160,9 +167,8 @@ class Propagation:
         """The trace of a request with these KNOWN_REQUEST_FIELDS; a new one where they carry none."""
         if self._w3c_only:  # what nearly every request has that has anything: without a detour
             value = known.get(b"traceparent")
-            match = None if value is None else _match_00(value)
-            if match is not None:
-                trace_id, parent_id, flags = match.groups()
+            if value is not None and _is_plain(value):
+                trace_id, parent_id, flags = value[3:35], value[36:52], value[53:]
                 if flags not in _PLAIN_FLAGS:
                     flags = _FLAGS[flags]
                 if not self._follows_parent:
@@ -172,9 +178,9 @@ class Propagation:
             parent = read(known)
             if parent is not None:
                 return self._continued(parent)
-        trace_id = b"%032x" % (self._bits(128) or 1)
-        sampled = int(trace_id[16:], 16) < self._bound
-        return Trace(trace_id, b"", sampled, b"01" if sampled else b"00")
+        number = self._bits(128) or 1
+        sampled = number & _LOW_64 < self._bound
+        return Trace(hexlify(number.to_bytes(16, "big")), b"", sampled, b"01" if sampled else b"00")
 
     def inject(self, trace: Trace, span_id: bytes, known: Mapping[bytes, bytes]) -> Lines:
         """The field lines to send with a request whose span is ``span_id``.
@@ -192,17 +198,30 @@ class Propagation:
         """The span id to send on: a new one where a span will be recorded under it, else the caller's."""
         if trace.parent_id and not (trace.sampled and self.records):
             return trace.parent_id
-        return b"%016x" % (self._bits(64) or 1)
+        return self.new_span_id()
 
     def new_span_id(self) -> bytes:
         """A random span id, 16 hex digits, never zero."""
-        return b"%016x" % (self._bits(64) or 1)
+        return hexlify((self._bits(64) or 1).to_bytes(8, "big"))
 
     def _continued(self, parent: Parent) -> Trace:
         flags = parent.flags
         if flags is None or not self._follows_parent:
             flags = _DECIDED[flags or b"00", int(parent.trace_id[16:], 16) < self._bound]
         return Trace(parent.trace_id, parent.span_id, bool(int(flags, 16) & _SAMPLED), flags)
+
+
+def _is_plain(value: bytes) -> bool:
+    """Tell what ``_TRACEPARENT_00`` tells, in a fifth of the time."""
+    return (
+        len(value) == _PLAIN_BYTES
+        and value[:3] == b"00-"
+        and value[35] == _DASH
+        and value[52] == _DASH
+        and value.translate(None, _HEX_DIGITS) == b"---"
+        and value[3:35] != _ZERO_TRACE
+        and value[36:52] != _ZERO_SPAN
+    )
 
 
 def _read_w3c(known: Mapping[bytes, bytes]) -> Parent | None:
@@ -231,8 +250,8 @@ def _inject_b3_multi(trace: Trace, span_id: bytes) -> Lines:
     ]
 
 
-_READERS = {Format.W3C: _read_w3c, Format.B3: _read_b3, Format.B3_MULTI: parse_b3_multi}
-_INJECTORS = {Format.W3C: _inject_w3c, Format.B3: _inject_b3, Format.B3_MULTI: _inject_b3_multi}
+_READERS: Final = {Format.W3C: _read_w3c, Format.B3: _read_b3, Format.B3_MULTI: parse_b3_multi}
+_INJECTORS: Final = {Format.W3C: _inject_w3c, Format.B3: _inject_b3, Format.B3_MULTI: _inject_b3_multi}
 
 
 def _injector(formats: tuple[Format, ...]) -> Callable[[Trace, bytes], Lines]:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from mesh.model.policy import OutlierDetection
 
-MAX_TIMES = 10  # Envoy: base 30 s, at most 300 s
+MAX_TIMES: Final = 10  # Envoy: base 30 s, at most 300 s
 
 
 @dataclass

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from mesh.http.grpc import Status
 from mesh.http.message import ResponseHead
@@ -24,11 +25,11 @@ from mesh.http.outcome import ConnectFailed, PerTryTimeout, ProxyError, Upstream
 from mesh.model.policy import RetryBudgetPolicy
 from mesh.model.route import Retry
 
-DEFAULT_ATTEMPTS = 2  # extra tries without a stanza: Istio's default
-DEFAULT_CODES = frozenset((502, 503, 504))
-BASE_BACKOFF_S = 0.025  # Envoy's base interval
-MAX_BACKOFF_S = 0.250  # Envoy's cap: ten base intervals
-BUDGET_SLOTS = 10  # one a second: GEP-3388's interval of 10 s
+DEFAULT_ATTEMPTS: Final = 2  # extra tries without a stanza: Istio's default
+DEFAULT_CODES: Final = frozenset((502, 503, 504))
+BASE_BACKOFF_S: Final = 0.025  # Envoy's base interval
+MAX_BACKOFF_S: Final = 0.250  # Envoy's cap: ten base intervals
+BUDGET_SLOTS: Final = 10  # one a second: GEP-3388's interval of 10 s
 
 
 class RetryRule:

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from typing import Final
 
 # Istio's request duration buckets, in ms, so that existing dashboards work.
-DURATION_BOUNDS_MS = (0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0)
+DURATION_BOUNDS_MS: Final[tuple[float, ...]] = (
+    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0,
+)  # fmt: skip
 # Sizes are counted by their bit length, which costs half a search; these bounds are the ones shown: 2**n - 1.
-SIZE_BITS = (0, 8, 10, 12, 14, 16, 18, 20, 24, 28)
-SIZE_BOUNDS_BYTES = tuple(2**bits - 1 for bits in SIZE_BITS)
-_MAX_BITS = 64
+SIZE_BITS: Final[tuple[int, ...]] = (0, 8, 10, 12, 14, 16, 18, 20, 24, 28)
+SIZE_BOUNDS_BYTES: Final = tuple(2**bits - 1 for bits in SIZE_BITS)
+_MAX_BITS: Final = 64
 
-MAX_CELLS = 2000
-OTHER = "other"
+MAX_CELLS: Final = 2000
+OTHER: Final = "other"
 
 
-CELL_NUMBERS = (
+CELL_NUMBERS: Final[tuple[str, ...]] = (
     "duration_buckets",
     "duration_sum_ms",
     "request_bytes",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from mesh.http.headers import Headers
 from mesh.http.outcome import BadRequest, UpstreamProtocolError
@@ -17,11 +17,11 @@ from proxy.http1.fields import parse_trailers
 
 Sink = Callable[[bytes], None]
 
-MAX_CHUNK_LINE_BYTES = 256  # chunk extensions carry nothing here; long ones are an attack (CVE-2023-39326)
-MAX_TRAILER_BYTES = 16 * 1024
+MAX_CHUNK_LINE_BYTES: Final = 256  # chunk extensions carry nothing here; long ones are an attack (CVE-2023-39326)
+MAX_TRAILER_BYTES: Final = 16 * 1024
 
 # RFC 9112 §7.1: chunk-size [ chunk-ext ] CRLF. No blanks around the size: two readers differ there.
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
 
 class BodyReader(Protocol):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from typing import Final
 
 from mesh.http.connect import is_target, make_connect
 from mesh.http.grpc import CALL_FIELDS, WEB_TYPE, web_call
@@ -47,12 +48,13 @@ from proxy.http1.fields import (
 from proxy.http1.limits import DEFAULT_LIMITS, HeadLimits
 from proxy.http1.splitter import TOKEN_PATTERN, join_head
 
-_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
+_VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
 # RFC 3986 §3.2.2 without userinfo: name or IPv4, or a bracketed IPv6 address; then a port.
-_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
-_SLASH = 0x2F
-_MAX_PORT = 65535
-_MAX_SEEN, _MAX_SEEN_BYTES = 2048, 256  # of what is remembered of peers' choosing
+_AUTHORITY: Final = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
+_SLASH: Final = 0x2F
+_MAX_PORT: Final = 65535
+_MAX_SEEN: Final = 2048  # of what is remembered of peers' choosing
+_MAX_SEEN_BYTES: Final = 256
 
 
 def check_partial_head(data: bytes, limits: HeadLimits = DEFAULT_LIMITS, checked: int = 0) -> None:
@@ -273,8 +275,8 @@ def _apply_grpc_web(request: RequestHead) -> None:
 
 # --- responses ------------------------------------------------------------------------------------------------------
 
-UNTIL_CLOSE = -1
-CHUNKED = -2
+UNTIL_CLOSE: Final = -1
+CHUNKED: Final = -2
 
 
 def parse_response(
@@ -332,7 +334,7 @@ def parse_response(
 
 # Status lines seen, by their bytes: few in any service. Bounded like all that others fill.
 _status_lines: dict[bytes, tuple[bool, int]] = {}
-_ODD_STATUSES = frozenset((*range(100, 200), 204, 304))  # RFC 9112 §6.3: without a body, whatever the fields say
+_ODD_STATUSES: Final = frozenset((*range(100, 200), 204, 304))  # RFC 9112 §6.3: without a body, whatever the fields say
 
 
 def _read_status_line(line: bytes) -> tuple[bool, int]:
@@ -384,11 +386,11 @@ def _framed(
 
 # --- out ------------------------------------------------------------------------------------------------------------
 
-STATUS_LINES = {
+STATUS_LINES: Final = {
     status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase if status in set(HTTPStatus) else ''}".encode()
     for status in range(100, 600)
 }
-LAST_CHUNK = b"0\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 def request_bytes(head: RequestHead, added: list[bytes]) -> bytes:

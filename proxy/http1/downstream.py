@@ -12,7 +12,7 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from mesh.http.headers import Headers
 from mesh.http.message import SWITCHED, RequestHead, ResponseHead
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HTTP2_HEAD = b"PRI * HTTP/2.0\r\n\r\n"
-HTTP2_HEAD_BYTES = len(HTTP2_HEAD) - 4
-MAX_EMPTY_LINES = 8  # old clients send one behind a body; they must not keep a connection alive without a request
-_BODILESS = (204, 304)  # RFC 9112 §6.3: without a body, and so without a length, whatever comes
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close with RST
+HTTP2_HEAD: Final = b"PRI * HTTP/2.0\r\n\r\n"
+HTTP2_HEAD_BYTES: Final = len(HTTP2_HEAD) - 4
+MAX_EMPTY_LINES: Final = 8  # old clients send one behind a body; without a limit they would keep a connection alive
+_BODILESS: Final[tuple[int, ...]] = (204, 304)  # RFC 9112 §6.3: without a body, and so without a length, whatever comes
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close with RST
 
 
 class Http1Downstream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from mesh.http.headers import HOP_BY_HOP, Fields, Headers, list_members
 from mesh.http.message import KNOWN_REQUEST_FIELDS, NOT_SENT
@@ -10,25 +11,34 @@ from mesh.http.outcome import BadRequest, HeadersTooLarge, UpstreamProtocolError
 from proxy.http1.limits import HeadLimits
 from proxy.http1.splitter import CONTROLS, TOKEN_PATTERN, make_splitter
 
-HEAD_END = b"\r\n\r\n"
+HEAD_END: Final = b"\r\n\r\n"
 
 
 # A bare LF, or a CR that ends no line (RFC 9112 §2.2); the last byte may be a CR whose LF is yet to come.
-BARE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
+BARE_CR_OR_LF: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 # Fields that must never come as a trailer: framing, routing, authentication (RFC 9110 §6.5.1).
-_FORBIDDEN_TRAILERS = HOP_BY_HOP | frozenset(
+_FORBIDDEN_TRAILERS: Final = HOP_BY_HOP | frozenset(
     b"content-length host trailer expect content-encoding content-type content-range".split()
     + b"authorization cookie set-cookie".split()
 )
 # Nearly every Connection field is one of these, and names no other field.
-PERSISTENCE_ONLY = {b"keep-alive": True, b"Keep-Alive": True, b"close": False, b"Close": False}
-_MAX_LENGTH_DIGITS = 18  # below 2**63: no reader overflows
+PERSISTENCE_ONLY: Final = {b"keep-alive": True, b"Keep-Alive": True, b"close": False, b"Close": False}
+_MAX_LENGTH_DIGITS: Final = 18  # below 2**63: no reader overflows
 
-_FRAMING = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+_FRAMING: Final = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 
 # What a field is to the codec. PLAIN ones are forwarded as they are.
-PLAIN, HOST, LENGTH, CODING, CONNECTION, EXPECT, DROPPED, KNOWN, SAYS_NOT_SENT, UPGRADE = range(10)
-REQUEST_KINDS = {
+PLAIN: Final = 0
+HOST: Final = 1
+LENGTH: Final = 2
+CODING: Final = 3
+CONNECTION: Final = 4
+EXPECT: Final = 5
+DROPPED: Final = 6
+KNOWN: Final = 7
+SAYS_NOT_SENT: Final = 8
+UPGRADE: Final = 9
+REQUEST_KINDS: Final = {
     **dict.fromkeys(HOP_BY_HOP, DROPPED),
     **dict.fromkeys(KNOWN_REQUEST_FIELDS, KNOWN),
     b"host": HOST,
@@ -38,7 +48,7 @@ REQUEST_KINDS = {
     b"expect": EXPECT,
     b"upgrade": UPGRADE,
 }
-RESPONSE_KINDS = {
+RESPONSE_KINDS: Final = {
     **dict.fromkeys(HOP_BY_HOP, DROPPED),
     b"content-length": LENGTH,
     b"transfer-encoding": CODING,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from mesh.http.connect import TUNNEL
 from mesh.http.headers import Headers
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from proxy.upstream.endpoint import UpstreamEndpoint
 
 
-MAX_INFORMATIONAL = 64  # a program tells of progress now and then; without a limit this would be an answer without end
+MAX_INFORMATIONAL: Final = 64  # a program tells of progress now and then, but an answer must have an end
 
 
 class Http1Upstream:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from struct import Struct
-from typing import Protocol
+from typing import Final, Protocol
 
 from mesh.http.headers import Headers
 from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault
@@ -25,36 +25,53 @@ from proxy.http2.hpack import NO_TABLE, Decoder
 from proxy.http2.octets import HEADER_LIST_BYTES, encode, join_data
 from proxy.http2.octets import frame as _frame
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
-END_STREAM = ACK = 0x1
-END_HEADERS, PADDED, HAS_PRIORITY = 0x4, 0x8, 0x20
+# Frame types, flags and settings (RFC 9113 §6).
+DATA: Final = 0
+HEADERS: Final = 1
+PRIORITY: Final = 2
+RST_STREAM: Final = 3
+SETTINGS: Final = 4
+PUSH_PROMISE: Final = 5
+PING: Final = 6
+GOAWAY: Final = 7
+WINDOW_UPDATE: Final = 8
+CONTINUATION: Final = 9
 
-HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = (
-    range(1, 7)
-)
-ENABLE_CONNECT_PROTOCOL = 8
+END_STREAM: Final = 0x1
+ACK: Final = 0x1
+END_HEADERS: Final = 0x4
+PADDED: Final = 0x8
+HAS_PRIORITY: Final = 0x20
 
-DEFAULT_WINDOW = 65_535  # RFC 9113 §6.9.2, until settings say otherwise
-MAX_WINDOW = 2**31 - 1
-FRAME_BYTES = 16_384  # what we take, and the least a peer must take (§4.2)
-STREAM_WINDOW = 256 * 1024  # what is held at most for a stream whose other side is slow
-CONNECTION_WINDOW = 1024 * 1024
-CONCURRENT = 100  # RFC 9113 §6.5.2: no fewer
-MAX_LIST_BYTES = 4 * HEADER_LIST_BYTES  # beyond it the connection ends, since nothing is decoded any more
-QUEUED_BYTES = 64 * 1024  # of a stream's body that the peer's window does not let out; then its source is paused
-BUDGET = 1000  # frames that achieve nothing, before ENHANCE_YOUR_CALM
-EARNED = 4  # of it for each stream or piece of body that comes
-EARNED_BY_FRAME = 20  # for each frame of data that goes out: a peer may give credit in small pieces, as Envoy allows
-RESET_BUDGET = 500  # streams that were given up at once, before their answer (Envoy's premature resets)
-HASTY_S = 1  # "at once"
-REMEMBERED = 10 * CONCURRENT  # streams that we have reset, of which frames may still be on their way
-LAST_STREAM = 2**31 - 1
+HEADER_TABLE_SIZE: Final = 1
+ENABLE_PUSH: Final = 2
+MAX_CONCURRENT_STREAMS: Final = 3
+INITIAL_WINDOW_SIZE: Final = 4
+MAX_FRAME_SIZE: Final = 5
+MAX_HEADER_LIST_SIZE: Final = 6
+ENABLE_CONNECT_PROTOCOL: Final = 8  # RFC 8441 §3
 
-_HEAD = Struct(">BHBBL")
-_LONG = Struct(">L")
-_SETTING = Struct(">HL")
+DEFAULT_WINDOW: Final = 65_535  # RFC 9113 §6.9.2, until settings say otherwise
+MAX_WINDOW: Final = 2**31 - 1
+FRAME_BYTES: Final = 16_384  # what we take, and the least a peer must take (§4.2)
+STREAM_WINDOW: Final = 256 * 1024  # what is held at most for a stream whose other side is slow
+CONNECTION_WINDOW: Final = 1024 * 1024
+CONCURRENT: Final = 100  # RFC 9113 §6.5.2: no fewer
+MAX_LIST_BYTES: Final = 4 * HEADER_LIST_BYTES  # beyond it the connection ends, since nothing is decoded any more
+QUEUED_BYTES: Final = 64 * 1024  # of a stream's body that the peer's window does not let out; then its source is paused
+BUDGET: Final = 1000  # frames that achieve nothing, before ENHANCE_YOUR_CALM
+EARNED: Final = 4  # of it for each stream or piece of body that comes
+EARNED_BY_FRAME: Final = 20  # for each frame of data that goes out: credit may come in small pieces, as Envoy allows
+RESET_BUDGET: Final = 500  # streams that were given up at once, before their answer (Envoy's premature resets)
+HASTY_S: Final = 1  # "at once"
+REMEMBERED: Final = 10 * CONCURRENT  # streams that we have reset, of which frames may still be on their way
+LAST_STREAM: Final = 2**31 - 1
+
+_HEAD: Final = Struct(">BHBBL")
+_LONG: Final = Struct(">L")
+_SETTING: Final = Struct(">HL")
 
 
 class Owner(Protocol):

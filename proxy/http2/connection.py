@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from mesh.http.headers import Headers
 from proxy.http2.codec import Connection, Stream
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LINGER_S = 2.0
-MAX_UNREAD_REPLIES = 1000
+LINGER_S: Final = 2.0
+MAX_UNREAD_REPLIES: Final = 1000
 
 
 class Http2Connection:
@@ -128,4 +128,4 @@ class Http2Connection:
                 stream.owner.on_writable(writable=writable)
 
 
-REFUSED = ErrorCode.REFUSED_STREAM
+REFUSED: Final = ErrorCode.REFUSED_STREAM

@@ -7,6 +7,7 @@ one connection is not forwarded, and may not stand in HTTP/2 at all (§8.2.2).
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from mesh.http.connect import connect_to, is_target
 from mesh.http.grpc import CALL_FIELDS, call_of
@@ -22,19 +23,21 @@ from proxy.http2.errors import ErrorCode, StreamFault
 from proxy.http2.octets import HEADER_LIST_BYTES, is_well_formed, list_bytes, split_lines
 from proxy.websocket import KEY
 
-MAX_COUNT = 100  # as in HTTP/1.1
-MAX_TARGET = 16 * 1024  # likewise
-_MAX_PORT = 65535
-_FORBIDDEN = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
-_DROPPED = frozenset((b"host", b"te", b"proxy-authenticate", b"proxy-authorization", b"content-length", b"expect"))
-_SPECIAL = _FORBIDDEN | _DROPPED | KNOWN_REQUEST_FIELDS | CALL_FIELDS | {b"cookie", b"content-type"}
-_NOT_TRAILERS = _DROPPED | frozenset(
+MAX_COUNT: Final = 100  # as in HTTP/1.1
+MAX_TARGET: Final = 16 * 1024  # likewise
+_MAX_PORT: Final = 65535
+_FORBIDDEN: Final = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
+_DROPPED: Final = frozenset(
+    (b"host", b"te", b"proxy-authenticate", b"proxy-authorization", b"content-length", b"expect")
+)
+_SPECIAL: Final = _FORBIDDEN | _DROPPED | KNOWN_REQUEST_FIELDS | CALL_FIELDS | {b"cookie", b"content-type"}
+_NOT_TRAILERS: Final = _DROPPED | frozenset(
     b"cookie set-cookie authorization content-type content-encoding content-range trailer x-mesh-not-sent".split()
 )
-_COMMON_METHODS = frozenset((b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"PATCH", b"OPTIONS"))
-_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
-_TARGET = re.compile(rb"[\x21\x22\x24-\x7e]+")
-_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
+_COMMON_METHODS: Final = frozenset((b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"PATCH", b"OPTIONS"))
+_METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
+_TARGET: Final = re.compile(rb"[\x21\x22\x24-\x7e]+")
+_AUTHORITY: Final = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
 
 
 def request_head(fields: Headers, *, ended: bool) -> RequestHead:
@@ -216,9 +219,9 @@ def trailers(fields: Headers) -> Headers:
     return [pair for pair in fields if pair[0] not in _NOT_TRAILERS]
 
 
-_REQUEST_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
-_RESPONSE_DROPPED = frozenset((b"te", b"proxy-authenticate", b"proxy-authorization"))
-_ASTERISK = (b"*", b"OPTIONS")
+_REQUEST_PSEUDO: Final = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
+_RESPONSE_DROPPED: Final = frozenset((b"te", b"proxy-authenticate", b"proxy-authorization"))
+_ASTERISK: Final = (b"*", b"OPTIONS")
 
 
 def _check(fields: Headers) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mesh.http.headers import Headers
 from mesh.http.message import SWITCHED, WEBSOCKET, RequestHead, ResponseHead
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from proxy.trampoline import Trampoline
     from proxy.upstream.http2_pool import Http2Pool
 
-MAX_INFORMATIONAL = 64  # as in HTTP/1.1
-SETTINGS_S = 5.0  # they are the first thing a server sends (§3.4), whatever it is asked
-PING_S = 3.0  # for an answer to the question whether anybody is there
+MAX_INFORMATIONAL: Final = 64  # as in HTTP/1.1
+SETTINGS_S: Final = 5.0  # they are the first thing a server sends (§3.4), whatever it is asked
+PING_S: Final = 3.0  # for an answer to the question whether anybody is there
 
 
 class Http2Upstream(Http2Connection):

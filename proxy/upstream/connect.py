@@ -13,6 +13,7 @@ from proxy.callbacks import Callbacks
 from proxy.tls import HANDSHAKE_S, TlsError, explain
 
 if TYPE_CHECKING:
+    from proxy.dataplane import DataPlane
     from proxy.upstream.endpoint import UpstreamEndpoint
 
 logger = logging.getLogger(__name__)
@@ -24,10 +25,12 @@ async def connect(endpoint: UpstreamEndpoint, make: Callable[[], _P], protocols:
     """A connection, its handshake done; ``protocols`` are offered by ALPN. Raises ConnectFailed, saying why."""
     timeout_s = endpoint.service.policy.connect_timeout_s
     reached: list[asyncio.Transport] = []
+    limit = _TimeLimit(endpoint.service.plane, timeout_s)
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _connect(endpoint, make, protocols, reached)
-    except TimeoutError as error:
+        return await _connect(endpoint, make, protocols, reached)
+    except asyncio.CancelledError as error:
+        if not limit.has_cancelled_alone():
+            raise
         if reached:
             message = f"no TLS with {endpoint} within {timeout_s:g} s (does it speak TLS on that port?)"
             raise TlsFailed(message, not_sent=True) from error
@@ -44,6 +47,36 @@ async def connect(endpoint: UpstreamEndpoint, make: Callable[[], _P], protocols:
         logger.exception("connecting to %s", endpoint)
         message = f"cannot connect to {endpoint}: {type(error).__name__}: {error}"
         raise ConnectFailed(message, not_sent=True) from error
+    finally:
+        limit.stop()
+
+
+class _TimeLimit:
+    """Cancels the task that made it after so long: what ``asyncio.timeout`` does, without a timer for each."""
+
+    __slots__ = ("_deadlines", "_has_cancelled", "_task", "deadline_s")
+
+    def __init__(self, plane: DataPlane, seconds: float) -> None:
+        """It runs from now on."""
+        self._task = cast("asyncio.Task[object]", asyncio.current_task())
+        self._deadlines = plane.deadlines
+        self._has_cancelled = False
+        now = plane.clock()
+        self.deadline_s = now + seconds
+        self._deadlines.add(self, now)
+
+    def on_deadline(self) -> None:
+        """See Timed."""
+        self._has_cancelled = True
+        self._task.cancel()
+
+    def has_cancelled_alone(self) -> bool:
+        """Tell, of a task that was cancelled, whether nobody else did it."""
+        return self._has_cancelled and self._task.uncancel() == 0
+
+    def stop(self) -> None:
+        """What was limited is over."""
+        self._deadlines.discard(self)
 
 
 async def _connect(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mesh.http.grpc import FAILURES
 from mesh.http.message import WEBSOCKET, ResponseHead
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IDLE_S = 60.0  # below the keep-alive of most servers and load balancers, above the pause between bursts
-GATEWAY_ERRORS = 500
+IDLE_S: Final = 60.0  # below the keep-alive of most servers and load balancers, above the pause between bursts
+GATEWAY_ERRORS: Final = 500
 
 
 class Cluster:

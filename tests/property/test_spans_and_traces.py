@@ -311,3 +311,32 @@ def test_every_histogram_counts_each_request_once_and_in_its_bucket(requests: li
             assert {float(le): v for le, v in told.items()} == {
                 float(bound): sum(v <= bound for v in values) for bound in bounds
             }
+
+
+nearly_plain = st.builds(
+    lambda parts, at, octet, cut: (b"-".join(parts)[:at] + octet + b"-".join(parts)[at + 1 :])[:cut],
+    st.tuples(
+        st.sampled_from([b"00", b"01", b"ff"]),
+        hex_of[32] | st.just(b"0" * 32),
+        hex_of[16] | st.just(b"0" * 16),
+        st.sampled_from([b"00", b"01", b"02", b"ff"]),
+    ),
+    st.integers(0, 60),
+    st.sampled_from([b"-", b"0", b"a", b"A", b"g", b" ", b"", b"--", b"\xff"]),
+    st.integers(50, 60),
+)
+
+
+@given(nearly_plain)
+@example(b"00-" + b"0" * 32 + b"-" + b"1" * 16 + b"-01")
+@example(b"00-" + b"1" * 32 + b"-" + b"0" * 16 + b"-01")
+@example(b"00-" + b"1" * 20 + b"-" + b"1" * 28 + b"-01")
+@example(b"00-" + b"1" * 32 + b"-" + b"1" * 15 + b"-101")
+@example(b"00-" + b"1" * 32 + b"-" + b"1" * 17 + b"-1")
+@example(b"0-1" + b"1" * 32 + b"-" + b"1" * 16 + b"-01")
+def test_the_short_way_reads_what_the_grammar_reads(value: bytes) -> None:
+    parent = parse_traceparent(value)
+    trace = Propagation(0.0, Random(1)).extract({b"traceparent": value})
+    assert trace.parent_id == (b"" if parent is None else parent.span_id)
+    if parent is not None:
+        assert (trace.trace_id, trace.flags) == (parent.trace_id, parent.flags)
