@@ -390,7 +390,9 @@ class Exchange:
 
     def _connected(self, attempt: Attempt) -> Steps:
         """Wait for a connection: then the attempt has a stream, else its error."""
-        attempt.wants_fresh = self.request.version == TCP or self.request.upgrade == TUNNEL
+        if self.request.version == TCP or self.request.upgrade == TUNNEL:
+            attempt.wants_fresh = True
+            attempt.http2 = False  # whatever it says that requests may be spoken in
         try:
             attempt.endpoint.connect_for(attempt)
         except Overflow as error:

@@ -113,6 +113,8 @@ class SelfRegistration:
         """What is registered."""
         config = self._config
         metadata = {"version": config.version} if config.version else {}
+        if config.protocol != "tcp":
+            metadata["http2"] = "true"  # of our inbound port, whatever the program behind it speaks
         if config.service.namespace != DEFAULT_NAMESPACE:
             metadata["namespace"] = config.service.namespace
         endpoint = Endpoint(config.instance, address.host, address.port, metadata)

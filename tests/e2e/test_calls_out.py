@@ -86,6 +86,18 @@ async def test_the_share_of_a_backend_that_nobody_ever_registered_gets_500_until
             assert await answers() == {(200, ""), (503, "UH")}
 
 
+async def test_sidecars_speak_http2_to_each_other(tmp_path: Path) -> None:
+    async with Fleet(tmp_path) as fleet:
+        await fleet.control()
+        await fleet.instance("pay")
+        caller = await fleet.sidecar("caller")
+        await caller.until_usable("pay", 1)
+        answers = await asyncio.gather(*(get(caller.url(), {"host": "pay"}) for _ in range(50)))
+        for answer in answers:
+            assert answer.status == 200, str(answer)
+            assert answer.headers["via"].startswith("2.0 sidemesh-out-")  # how the other sidecar answered
+
+
 async def test_a_sidecar_without_discovery_says_500_for_a_backend_no_file_names(tmp_path: Path) -> None:
     async with Fleet(tmp_path) as fleet:
         _, port = await fleet.program("pay")

@@ -18,7 +18,7 @@ async def test_idle_clients_do_not_take_the_files_that_the_sidecar_needs(tmp_pat
         _, port = await fleet.program("pay")
         options = ("--port", str(port), "--workers", workers, "--upstream", "other=0")
         pay = await fleet.sidecar("pay", *options, entry=FEW_FILES)
-        assert "at most 33 connections a listener rather than" in pay.process.output()
+        assert "at most 25 connections a listener rather than" in pay.process.output()
         kept = await asyncio.open_connection("127.0.0.1", pay.inbound)
         idle = [await asyncio.open_connection("127.0.0.1", pay.inbound) for _ in range(600)]
         kept[1].write(b"GET / HTTP/1.1\r\nhost: pay\r\n\r\n")

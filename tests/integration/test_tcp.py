@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -214,3 +215,18 @@ async def test_a_client_that_goes_on_sending_learns_that_its_endpoint_is_gone() 
             await asyncio.wait_for(send_for_ever(), 10)
         await until(lambda: not t.m.plane.exchanges, what="the exchange to end")
         writer.transport.abort()
+
+
+async def test_an_endpoint_that_speaks_http2_is_sent_the_bytes_of_a_connection_as_they_are() -> None:
+    only = ROUTE.replace(", {name: other, weight: 1}", "")
+    async with tcp(greet, routes=only, is_declared=False) as t:
+        (endpoint,) = t.m.plane.services[name("db")].endpoints.values()
+        model = replace(endpoint.model, metadata={"http2": "true"})
+        t.m.plane.apply_endpoints(name("db"), (model,))
+        assert endpoint.speaks_http2 is True
+        reader, writer = await t.connect()
+        assert await reader.readline() == b"220 hello\r\n"
+        writer.write(b"ehlo\r\n")
+        assert await rest(reader) == b"EHLO\r\n"
+        writer.close()
+        await t.over()

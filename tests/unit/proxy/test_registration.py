@@ -109,3 +109,11 @@ async def test_an_address_that_cannot_be_told_yet_is_an_error_to_try_again_after
     config = SidecarConfig(PAY, 8080, control=Address("nosuch.invalid", 15010))
     with pytest.raises(SourceError, match=r"no way to nosuch\.invalid:15010 .*--advertise"):
         await advertised_address(config, WILDCARD)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "told"), [("caller", "true"), ("http1", "true"), ("detect", "true"), ("tcp", None)]
+)
+def test_its_inbound_port_speaks_http2_whatever_its_program_does(protocol: str, told: str | None) -> None:
+    registration, _ = make(FakeSource(0), protocol=protocol)
+    assert registration.instance(INBOUND).endpoint.metadata.get("http2") == told
