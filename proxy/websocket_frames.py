@@ -8,15 +8,18 @@ ones, none of a payload, and up to nine bytes of a header that is cut are kept.
 from __future__ import annotations
 
 import os
+from typing import Final
 
-CLOSE = 0x88  # FIN and opcode 8; control frames are never fragmented, nor has an extension a bit in them (§5.5, §5.8)
-GOING_AWAY = 1001  # §7.4.1: "such as a server going down"
-_REASON = b"the sidecar drains; connect again"  # with the code at most 125 bytes (§5.5)
-_MASK_BYTES = 4
+CLOSE: Final = 0x88  # FIN and opcode 8; control frames are in one piece, and extensions use no bit of them (§5.5, §5.8)
+GOING_AWAY: Final = 1001  # §7.4.1: "such as a server going down"
+_REASON: Final = b"the sidecar drains; connect again"  # with the code at most 125 bytes (§5.5)
+_MASK_BYTES: Final = 4
 # By the second byte of a frame, its mask bit and its length: the bytes of the whole frame, or 0 where the length stands
 # behind; and what surrounds the payload where two more bytes say its length.
-_SHORT = tuple((2 + (n & 127) + (_MASK_BYTES if n & 128 else 0)) if n & 127 < 126 else 0 for n in range(256))
-_MEDIUM = tuple(4 + (_MASK_BYTES if n & 128 else 0) for n in range(256))
+_SHORT: Final[tuple[int, ...]] = tuple(
+    (2 + (n & 127) + (_MASK_BYTES if n & 128 else 0)) if n & 127 < 126 else 0 for n in range(256)
+)
+_MEDIUM: Final[tuple[int, ...]] = tuple(4 + (_MASK_BYTES if n & 128 else 0) for n in range(256))
 
 
 class FrameTracker:
