@@ -81,8 +81,8 @@ class ManyHandedServer:
 class PeekingServer:
     """Looks at each connection's first byte, without taking it, before anybody reads: TLS or plain text.
 
-    Where the server speaks first and in clear text nothing would ever come: such a listener has no TLS, or it detects,
-    and then takes a client's silence for that.
+    Where the server speaks first and in clear text nothing would ever come: where connections are taken for what they
+    are, or told by their first bytes, a client's silence is taken for that.
     """
 
     def __init__(self, listener: Listener, sock: socket.socket) -> None:
@@ -130,12 +130,17 @@ class PeekingServer:
             self._listener.refused_connections += 1
             connection.close()
             return
-        limits, peeks = self._listener.limits, self._listener.peeks
+        limits, peeks = self._listener.limits, self._may_be_silent
         timer = self._loop.call_later(
             limits.peek_s if peeks else limits.first_byte_s, self._fell_silent if peeks else self._give_up, connection
         )
         self._silent[connection] = timer
         self._loop.add_reader(connection.fileno(), self._look, connection)
+
+    @property
+    def _may_be_silent(self) -> bool:
+        """A client that says nothing may be waiting for its server to speak."""
+        return self._listener.peeks or self._listener.takes_connections
 
     def _look(self, connection: socket.socket) -> None:
         try:
@@ -145,7 +150,7 @@ class PeekingServer:
         except OSError:
             self._give_up(connection)
             return
-        if not first and not self._listener.peeks:
+        if not first and not self._may_be_silent:
             self._give_up(connection)
             return
         kind = TlsAccepted if first == CLIENT_HELLO else protocol_for

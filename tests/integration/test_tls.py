@@ -413,6 +413,33 @@ async def test_websocket_and_tcp_over_tls_at_both_edges(authority: Authority) ->
         await until(lambda: not m.plane.exchanges, what="the exchanges to end")
 
 
+async def test_a_server_that_speaks_first_is_heard_in_clear_text_too(authority: Authority) -> None:
+    """As other sidecars speak, whatever certificate there is for those outside."""
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 hello\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    async with mesh().start() as m, AsyncExitStack() as stack, server:
+        port = server.sockets[0].getsockname()[1]
+        listener = inbound_listener(m.plane, "mail-0", port, ConnectionLimits(), is_tcp=True)
+        listener.tls = ServerTls(ServerSettings((pair(authority.issue("web")),)), ())
+        local = await serve(stack, listener)
+        async with asyncio.timeout(10):  # the limit for a first byte is a minute
+            reader, writer = await asyncio.open_connection("127.0.0.1", local)
+            assert await reader.read() == b"220 hello\r\n"
+            writer.close()
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", local, ssl=trusting(authority), server_hostname="web"
+            )
+            assert await reader.read() == b"220 hello\r\n"
+            writer.close()
+            await writer.wait_closed()
+        await until(lambda: not m.plane.exchanges, what="the exchanges to end")
+
+
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
