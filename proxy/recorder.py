@@ -88,6 +88,8 @@ class Recorder:
         self.health_answers = 0
         self._add_span = spans.add if spans is not None else None
         self._traces_tcp = traces_tcp
+        self._told_bytes: dict[Exchange, tuple[int, int]] = {}
+        """Of TCP connections that are open: what of their bytes is counted, received and sent."""
         self._add_line = log.add if log is not None else None
         self.times_answers = log is not None
         """Somebody wants to know when an attempt's answer came."""
@@ -179,6 +181,18 @@ class Recorder:
         """A TCP connection has reached an endpoint."""
         self._series(exchange, TCP_PROTOCOL).record(OPENED, "", 0.0, 0, 0)
 
+    def on_progress(self, exchange: Exchange) -> None:
+        """A TCP connection may have carried something since this was called last."""
+        body, attempt = exchange.body, exchange.attempt
+        if body is None or attempt is None:
+            return
+        before, now = self._told_bytes.get(exchange, (0, 0)), (body.received, attempt.body_bytes)
+        if now != before:
+            cell = self._series(exchange, TCP_PROTOCOL).cell(CLOSED, "")
+            cell.request_bytes += now[0] - before[0]
+            cell.response_bytes += now[1] - before[1]
+            self._told_bytes[exchange] = now
+
     def record_unread(self, listener: Listener, connection: Refusable, error: ProxyError) -> None:
         """A request that could not be read was refused."""
         series = self.series_for(None, INBOUND if listener.name == INBOUND else None)
@@ -204,12 +218,13 @@ class Recorder:
     def _record_connection(self, exchange: Exchange, ended_s: float) -> None:
         """A TCP connection is over."""
         attempt, body = exchange.attempt, exchange.body
+        received, sent = self._told_bytes.pop(exchange, (0, 0)) if self._told_bytes else (0, 0)
         self._series(exchange, TCP_PROTOCOL).record(
             CLOSED,
             exchange.flag,
             (ended_s - exchange.started_s) * 1000.0,
-            0 if body is None else body.received,
-            0 if attempt is None else attempt.body_bytes,
+            0 if body is None else body.received - received,
+            0 if attempt is None else attempt.body_bytes - sent,
         )
         is_sampled = self._traces_tcp and exchange.trace.sampled
         if is_sampled and self._add_span is not None:

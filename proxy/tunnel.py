@@ -11,7 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
 from mesh.http.headers import Headers
-from mesh.http.message import RequestHead, ResponseHead
+from mesh.http.message import TCP, RequestHead, ResponseHead
 from mesh.http.outcome import ClientGone, TunnelIdle, UpstreamReset
 from proxy.callbacks import Callbacks
 from proxy.half_close import half_close
@@ -187,6 +187,8 @@ class TunnelDownstream(TunnelEnd):
         """End a tunnel in which nothing has moved for long (once a second)."""
         limits = self._listener.limits
         idle_s = limits.tunnel_idle_s
+        if self.exchange is not None and self.exchange.request.version == TCP:
+            self._plane.recorder.on_progress(self.exchange)
         if self.exchange is None:
             if now - self._last_s > min(idle_s, limits.stall_s):
                 self.transport.abort()  # it does not take the last bytes

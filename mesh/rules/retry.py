@@ -21,7 +21,7 @@ from typing import Final
 
 from mesh.http.grpc import Status
 from mesh.http.message import ResponseHead
-from mesh.http.outcome import ConnectFailed, PerTryTimeout, ProxyError, UpstreamReset
+from mesh.http.outcome import ConnectFailed, Overflow, PerTryTimeout, ProxyError, UpstreamReset
 from mesh.model.policy import RetryBudgetPolicy
 from mesh.model.route import Retry
 
@@ -53,6 +53,8 @@ class RetryRule:
         ``grpc_status`` is that of a gRPC call whose answer has no message: its own, or what our error is to its
         caller. Says nothing about whether the body can be sent again or the budget allows it.
         """
+        if isinstance(outcome, Overflow):
+            return None  # a limit of the whole service: another try would meet the same
         if grpc_status is not None and grpc_status in self.grpc_codes:
             return Status(grpc_status).name
         if isinstance(outcome, ResponseHead):

@@ -80,8 +80,8 @@ TCP_OPENED = Metric(
     "istio_tcp_connections_opened_total", COUNTER, "TCP connections that reached an endpoint.", ISTIO_LABELS
 )
 TCP_CLOSED = Metric("istio_tcp_connections_closed_total", COUNTER, "TCP connections that are over.", ISTIO_LABELS)
-TCP_RECEIVED = Metric("istio_tcp_received_bytes_total", COUNTER, "Bytes from their clients, once over.", ISTIO_LABELS)
-TCP_SENT = Metric("istio_tcp_sent_bytes_total", COUNTER, "Bytes to their clients, once over.", ISTIO_LABELS)
+TCP_RECEIVED = Metric("istio_tcp_received_bytes_total", COUNTER, "Bytes from their clients.", ISTIO_LABELS)
+TCP_SENT = Metric("istio_tcp_sent_bytes_total", COUNTER, "Bytes to their clients.", ISTIO_LABELS)
 
 RETRIES = Metric("mesh_retries_total", COUNTER, "Attempts that another one followed, by why.", ("reason",))
 BUDGET_EXHAUSTED = Metric(

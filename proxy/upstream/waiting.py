@@ -35,11 +35,11 @@ class WaitingLine:
         """Let ``attempt`` wait. Raises Overflow at a limit.
 
         ``has_connections``: the endpoint has some, or one under way, so it gets its turn even where the service may
-        have no more of them.
+        have no more of them. Whoever wants a connection of its own does not: those that are there may stay for days.
         """
         usage = self._service.usage
         refusal = usage.pending_refusal()
-        if refusal is None and not has_connections and not usage.may_connect:
+        if refusal is None and not usage.may_connect and (attempt.wants_fresh or not has_connections):
             refusal = f"{usage.connections} connections, limits.maxConnections is {usage.limits.max_connections}"
         if refusal is not None:
             message = f"{self._service.name}: {refusal}"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mesh.model.policy import AppProtocol
+from mesh.model.policy import AppProtocol, Limits, ServicePolicy
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
 from tests.support.mesh import inbound_listener, name, serve, speak
@@ -138,7 +138,7 @@ async def test_a_connection_in_which_nothing_moves_is_closed() -> None:
         assert await rest(reader) == b""
         writer.close()
         await t.over()
-        assert t.m.cells() == {("db", -1, ""): 1, ("db", 0, "SI"): 1}
+        assert t.m.cells() == {("db", -1, ""): 1, ("db", 0, ""): 0, ("db", 0, "SI"): 1}  # its bytes were counted before
 
 
 async def test_connections_of_a_service_are_limited() -> None:
@@ -230,3 +230,38 @@ async def test_an_endpoint_that_speaks_http2_is_sent_the_bytes_of_a_connection_a
         assert await rest(reader) == b"EHLO\r\n"
         writer.close()
         await t.over()
+
+
+async def test_who_finds_no_connection_left_is_turned_away_at_once() -> None:
+    """Those that are there may stay for days."""
+    async with tcp(echo) as t:
+        policy = ServicePolicy(name("db"), app_protocol=AppProtocol.TCP, limits=Limits(max_connections=1))
+        t.m.plane.services[name("db")].set_policy(policy)
+        reader, writer = await t.connect()
+        writer.write(b"x")
+        assert await reader.read(1) == b"x"
+        assert await t.all_of() == b""
+        assert t.m.cells()["db", 0, "UO"] == 1
+        writer.close()
+        await t.over()
+
+
+async def test_the_bytes_of_a_connection_are_counted_while_it_is_open() -> None:
+    async with tcp(echo) as t:
+        reader, writer = await t.connect()
+        series = t.m.recorder.series_for(name("db"), None, "tcp")
+        for number in (1, 2):
+            writer.write(b"x" * 1000)
+            await reader.readexactly(1000)
+            await until(
+                lambda n=number: (0, "") in series.cells and series.cells[0, ""].request_bytes == 1000 * n,  # type: ignore[misc]
+                what="the bytes to be counted",
+            )
+            assert series.cells[0, ""].response_bytes == 1000 * number
+        writer.write(b"x")
+        await reader.readexactly(1)
+        assert series.cells[0, ""].count == 0
+        writer.close()
+        await t.over()
+        cell = series.cells[0, ""]
+        assert (cell.count, cell.request_bytes, cell.response_bytes) == (1, 2001, 2001)
