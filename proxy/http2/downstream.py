@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mesh.http.connect import TUNNEL
 from mesh.http.headers import Headers
 from mesh.http.message import RequestHead, ResponseHead
-from mesh.http.outcome import ClientGone, ProxyError
+from mesh.http.outcome import ClientGone, ProxyError, TunnelIdle
 from proxy.callbacks import set_callbacks
 from proxy.exchange import Exchange
 from proxy.grpc_web import GrpcWebStream
@@ -242,8 +242,14 @@ class DownstreamStream:
             state = (stream.received, stream.send_window, stream.pending_bytes) if waits_for_client else None
             limit_s, is_still = limits.stall_s, state is not None and state == self._last_state
             self._last_state = state
+        is_quiet_call = is_owed and exchange is not None and exchange.request.grpc is not None and not stream.pending
+        if is_quiet_call:
+            limit_s = limits.tunnel_idle_s  # both ends of a stream of messages may wait, its server with the head, too
         if not is_still:
             self._moved_s = now
+        elif now - self._moved_s > limit_s and is_quiet_call and exchange is not None:
+            self._moved_s = now
+            exchange.post(TunnelIdle(f"nothing passed in either direction for {limit_s:g} s"))
         elif now - self._moved_s > limit_s:
             self._connection.codec.reset(stream, ErrorCode.CANCEL)
             self.gone("the client neither sent nor took anything for too long")

@@ -339,3 +339,37 @@ async def test_calls_are_routed_by_service_method_and_header_and_other_requests_
         assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED  # as gRPC says of what nobody serves
         assert "NR" in failed.value.details()
         assert (await m.get(GRPC, "/test.Echo/Unary", method="POST")).status == 404
+
+
+async def test_a_stream_in_which_both_sides_wait_is_left_alone_and_ended_with_a_status() -> None:
+    """The server's head comes with its first message, as most send it; the client has said what it wants."""
+    went_on = asyncio.Event()
+
+    async def both(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
+        wanted = await anext(requests)
+        await went_on.wait()
+        yield wanted
+        async for request in requests:
+            yield request
+
+    handlers = {"Both": grpc.stream_stream_rpc_method_handler(both)}
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    limits = ConnectionLimits(stall_s=1.0, tunnel_idle_s=4.0)
+    async with mesh().limits(limits).start() as m, through(m, port) as channel:
+        call = channel.stream_stream("/test.Echo/Both")()
+        await call.write(b"news")
+        await asyncio.sleep(2.5)
+        went_on.set()
+        assert await call.read() == b"news"
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.OK
+
+        went_on.clear()
+        call = channel.stream_stream("/test.Echo/Both")()
+        await call.write(b"news")
+        assert await call.code() is UNAVAILABLE
+        assert "nothing passed" in await call.details()
+    await server.stop(0)
