@@ -83,6 +83,7 @@ class Exchange:
         "resends",
         "retries",
         "rule",
+        "seen_tries",
         "span_id",
         "started_s",
         "status",
@@ -109,6 +110,8 @@ class Exchange:
         self.error: ProxyError | None = None
         self.retries = 0
         self.resends = 0
+        self.seen_tries = 0
+        """Retries that followed upon an attempt which a program may have seen (gRPC A6: the others do not count)."""
         self.deadline_s = 0.0
         self.started_s = self.plane.clock()
         self.trace: Trace = self.plane.propagation.extract(request.known)
@@ -203,10 +206,10 @@ class Exchange:
                     and not head.not_sent
                     and (request.grpc is None or _may_stand(rule, attempt))
                 ):
-                    if request.grpc is None:
+                    if request.grpc is None and (attempt.ended or head.status == SWITCHED):
                         endpoint.outlier.consecutive_failures = 0
                     else:
-                        is_graded_at_end = True  # its status follows in the trailers
+                        is_graded_at_end = True  # its status, or its end, has yet to come
                     break
                 reason = self._retry_reason(rule, cluster, attempt, tried)
                 if reason is None:
@@ -220,6 +223,8 @@ class Exchange:
                     skip_pool = True  # it says nothing of the endpoint: ask it afresh
                 else:
                     self.retries += 1
+                    if attempt.error is None or not attempt.error.not_sent:
+                        self.seen_tries += 1
                     tried += (endpoint,)
                     if body is not None:
                         body.detach()  # what comes meanwhile is kept for the next attempt, and bounded
@@ -241,12 +246,15 @@ class Exchange:
                 while not attempt.ended:
                     yield
                     if attempt.error is not None:
+                        service.record(attempt.endpoint, attempt.error)
                         raise attempt.error  # UpstreamReset 503 UC, PerTryTimeout 504 UT: the answer breaks off
             if is_graded_at_end:
                 service.record(attempt.endpoint, head, attempt.grpc_status)
         except LocalAnswer as local:
             self._answer_locally(local)
         except ProxyError as error:
+            if error.__class__ is ExchangeTimeout:
+                self._grade_silence(error)
             self._refuse(error)
         except Exception as error:  # the outermost frame: a bug costs this exchange and no other
             logger.exception("bug on the request path")
@@ -316,17 +324,20 @@ class Exchange:
 
     def _limit_s(self, rule: CompiledRule) -> float:
         """How long the whole exchange may take: by its rule, and by its caller's own deadline."""
-        limit_s, call = rule.timeout_s, self.request.grpc
-        if call is not None and call.timeout_s and not 0.0 < limit_s <= call.timeout_s:
-            return call.timeout_s
-        return limit_s
+        call = self.request.grpc
+        return call.timeout_s if call is not None and self._is_callers_limit() else rule.timeout_s
+
+    def _is_callers_limit(self) -> bool:
+        """The caller's own deadline comes before ``timeouts.request``."""
+        call, limit_s = self.request.grpc, 0.0 if self.rule is None else self.rule.timeout_s
+        return call is not None and call.timeout_s > 0.0 and not 0.0 < limit_s <= call.timeout_s
 
     def _add_grpc_fields(self, call: GrpcCall, attempt: Attempt, added: list[bytes]) -> None:
         """What is left of the caller's time for this attempt, and how many came before it (gRPC A6)."""
         if call.timeout_s:
             until_s = min(self.deadline_s, attempt.deadline_s or self.deadline_s)
             added.append(b"grpc-timeout: " + format_timeout(until_s - self.plane.clock()))
-        before = call.previous_attempts + self.retries
+        before = call.previous_attempts + self.seen_tries
         if before:
             added.append(b"%b: %d" % (PREVIOUS_ATTEMPTS, before))
 
@@ -495,6 +506,14 @@ class Exchange:
                 self.status = 200  # the outcome stands in gRPC's status
             self.listener.refuse(self, error)
 
+    def _grade_silence(self, error: ProxyError) -> None:
+        """Nobody's answer came in time: an endpoint's doing where it had the whole request and ``timeouts.request``."""
+        attempt, cluster = self.attempt, self.cluster
+        if attempt is None or cluster is None or attempt.stream is None or attempt.head is not None:
+            return
+        if (self.body is None or self.body.ended) and not self._is_callers_limit():
+            cluster.service.record(attempt.endpoint, error)
+
     def _answer_locally(self, local: LocalAnswer) -> None:
         self.answered = True
         self.status = local.head.status
@@ -559,9 +578,9 @@ class Exchange:
 
     def on_deadline(self) -> None:
         """``timeouts.request`` has passed, or the caller's own deadline."""
-        rule, call = self.rule, self.request.grpc
-        limit, whose = rule.timeout_s if rule else 0.0, "timeouts.request"
-        if call is not None and call.timeout_s and not 0.0 < limit <= call.timeout_s:
+        call = self.request.grpc
+        limit, whose = 0.0 if self.rule is None else self.rule.timeout_s, "timeouts.request"
+        if call is not None and self._is_callers_limit():
             limit, whose = call.timeout_s, "the caller's grpc-timeout"
         self.post(ExchangeTimeout(f"no complete answer within {whose} ({limit:g} s)"))
 

@@ -40,7 +40,8 @@ class ProxyError(Exception):
     """
 
     http_status: ClassVar[int] = 500
-    grpc_status: ClassVar[Grpc] = Grpc.INTERNAL
+    grpc_status: Grpc = Grpc.INTERNAL
+    """Of the class; one error's own where an endpoint has said more than that."""
     flag: ClassVar[str] = "-"
     error_type: ClassVar[str] = "proxy_internal_error"
     fault: ClassVar[Fault] = Fault.MESH

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from mesh.http.headers import Headers
 from mesh.http.message import SWITCHED, WEBSOCKET, RequestHead, ResponseHead
-from mesh.http.outcome import HeadersTooLarge, ProxyError, UpstreamProtocolError, UpstreamReset
+from mesh.http.outcome import Grpc, HeadersTooLarge, ProxyError, UpstreamProtocolError, UpstreamReset
 from proxy.http2.codec import Stream
 from proxy.http2.connection import Http2Connection
 from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault, code_name
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from proxy.trampoline import Trampoline
     from proxy.upstream.http2_pool import Http2Pool
 
+GRPC_STATUSES: Final[dict[int, Grpc]] = {
+    ErrorCode.REFUSED_STREAM: Grpc.UNAVAILABLE,
+    ErrorCode.CANCEL: Grpc.CANCELLED,
+    ErrorCode.ENHANCE_YOUR_CALM: Grpc.RESOURCE_EXHAUSTED,
+    ErrorCode.INADEQUATE_SECURITY: Grpc.PERMISSION_DENIED,
+}
+"""What a reset says to a gRPC caller (grpc/doc/PROTOCOL-HTTP2.md, "Errors"); the others say INTERNAL."""
 MAX_INFORMATIONAL: Final = 64  # as in HTTP/1.1
 SETTINGS_S: Final = 5.0  # they are the first thing a server sends (§3.4), whatever it is asked
 PING_S: Final = 3.0  # for an answer to the question whether anybody is there
@@ -340,10 +347,12 @@ class UpstreamStream:
         self._stream = None
         endpoint = self._connection.pool.endpoint
         if code == ErrorCode.PROTOCOL_ERROR and not is_unprocessed:
-            self.fail(UpstreamProtocolError(f"{endpoint} broke a rule of HTTP/2, or found that we did"))
+            error: ProxyError = UpstreamProtocolError(f"{endpoint} broke a rule of HTTP/2, or found that we did")
         else:
-            message = f"{endpoint} reset the stream ({code_name(code)})"
-            self.fail(UpstreamReset(message, not_sent=is_unprocessed))
+            error = UpstreamReset(f"{endpoint} reset the stream ({code_name(code)})", not_sent=is_unprocessed)
+        if not is_unprocessed:
+            error.grpc_status = GRPC_STATUSES.get(code, Grpc.INTERNAL)
+        self.fail(error)
 
     def on_writable(self, *, writable: bool) -> None:
         """The endpoint takes the request's body (again), or is slow."""

@@ -148,12 +148,11 @@ class UpstreamService:
     ) -> None:
         """Count an attempt's outcome for outlier detection; ``grpc_status`` is that of a gRPC call's answer."""
         if isinstance(outcome, ResponseHead):
-            failed = outcome.status >= GATEWAY_ERRORS or outcome.not_sent or grpc_status in FAILURES
-        else:
-            failed = outcome.fault is Fault.UPSTREAM
-        if not failed:
-            endpoint.outlier.consecutive_failures = 0
-            return
+            if not (outcome.status >= GATEWAY_ERRORS or outcome.not_sent or grpc_status in FAILURES):
+                endpoint.outlier.consecutive_failures = 0
+                return
+        elif outcome.fault is not Fault.UPSTREAM:
+            return  # of its client's making, or ours: it says nothing
         ejected = sum(e.outlier.is_ejected for e in self.endpoints.values())
         rule, now = self.policy.outlier_detection, self.plane.clock()
         # The last one of a subset would be used all the same (panic), and its ejection count against the share.
