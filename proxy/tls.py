@@ -112,25 +112,36 @@ class ClientTls:
         self._files = _Files([*([settings.ca] if settings.ca else []), *([pair.certificate, pair.key] if pair else [])])
 
     def refresh(self) -> None:
-        """Forget what was made of files that have changed."""
-        if self._contexts and self._files.have_changed():
-            self._contexts.clear()
+        """Load again what has changed; new connections are made with it."""
+        if not (self._contexts and self._files.have_changed()):
+            return
+        try:
+            contexts = {protocols: self._load(protocols) for protocols in self._contexts}
+        except TlsError as error:
+            name = self.settings.server_name
+            logger.error("TLS to %s: the certificates from before stay: %s", name, error)  # noqa: TRY400 - as above
+        else:
+            self._contexts = contexts
             self._sessions.clear()
+            logger.info("TLS to %s: certificates loaded anew", self.settings.server_name)
 
     def context_for(self, address: str, protocols: tuple[str, ...]) -> ssl.SSLContext:
         """The context for a handshake that begins now with that endpoint. Raises TlsError."""
         context = self._contexts.get(protocols)
         if context is None:
-            context = _ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
-            _harden(context, protocols)
-            if self.settings.ca is not None:
-                _load_ca(context, self.settings.ca)
-            else:
-                context.load_default_certs()
-            if self.settings.pair is not None:
-                _load_pair(context, self.settings.pair)
-            self._contexts[protocols] = context
+            context = self._contexts[protocols] = self._load(protocols)
         context.next_sessions.append(self._sessions.get((address, protocols)))
+        return context
+
+    def _load(self, protocols: tuple[str, ...]) -> _ResumingContext:
+        context = _ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
+        _harden(context, protocols)
+        if self.settings.ca is not None:
+            _load_ca(context, self.settings.ca)
+        else:
+            context.load_default_certs()
+        if self.settings.pair is not None:
+            _load_pair(context, self.settings.pair)
         return context
 
     def remember(self, address: str, protocols: tuple[str, ...], connection: Any) -> None:  # noqa: ANN401 - an SSLObject

@@ -472,6 +472,45 @@ def test_a_clients_files_are_looked_at_again_when_they_change(authority: Authori
     assert client.context_for("a", ("h2",)) is not first
 
 
+async def test_a_client_certificate_that_is_half_replaced_leaves_the_one_before(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The certificate is written a moment before its key, as most tools do."""
+    shown: list[str] = []
+
+    async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        shown.append(writer.get_extra_info("peercert")["serialNumber"])
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("web"))
+    context.load_verify_locations(authority.certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    certificate, key = tmp_path / "caller.pem", tmp_path / "caller-key.pem"
+    old, new = ([file.read_bytes() for file in authority.issue("caller", label=label)] for label in ("old", "new"))
+    certificate.write_bytes(old[0])
+    key.write_bytes(old[1])
+    async with mesh().start() as m, await asyncio.start_server(note, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        declare(m, port, TlsPolicy("web", str(authority.certificate), str(certificate), str(key)))
+        tls = m.plane.services[name("web")].tls
+        assert tls is not None
+
+        async def serial() -> str:
+            before = len(shown)
+            tls.refresh()
+            await m.get("web")  # it hangs up, which is retried
+            return shown[before]
+
+        first = await serial()
+        certificate.write_bytes(new[0])
+        assert [await serial(), await serial()] == [first, first]
+        (told,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+        assert told.startswith(f"TLS to web: the certificates from before stay: {certificate} with {key}")
+        key.write_bytes(new[1])
+        assert await serial() != first
+
+
 async def test_a_browser_of_today_gets_through(authority: Authority) -> None:
     """Aiohttp as a client over TLS, keep-alive and large bodies: what a program does."""
     async with (
