@@ -11,10 +11,11 @@ import logging
 import re
 import ssl
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 logger = logging.getLogger(__name__)
 
@@ -125,13 +126,22 @@ class ClientTls:
             self._sessions.clear()
             logger.info("TLS to %s: certificates loaded anew", self.settings.server_name)
 
-    def context_for(self, address: str, protocols: tuple[str, ...]) -> ssl.SSLContext:
-        """The context for a handshake that begins now with that endpoint. Raises TlsError."""
+    @contextmanager
+    def context_for(self, address: str, protocols: tuple[str, ...]) -> Iterator[ssl.SSLContext]:
+        """The context for a handshake with that endpoint, which begins and ends within. Raises TlsError.
+
+        The connection's session is kept for the next one as soon as the endpoint has sent something.
+        """
         context = self._contexts.get(protocols)
         if context is None:
             context = self._contexts[protocols] = self._load(protocols)
-        context.next_sessions.append(self._sessions.get((address, protocols)))
-        return context
+        handshake = _Handshake(self, address, protocols, self._sessions.get((address, protocols)))
+        context.upcoming.append(handshake)
+        try:
+            yield context
+        finally:
+            if handshake in context.upcoming:  # given up before it began: the next must not take it for its own
+                context.upcoming.remove(handshake)
 
     def _load(self, protocols: tuple[str, ...]) -> _ResumingContext:
         context = _ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -144,28 +154,61 @@ class ClientTls:
             _load_pair(context, self.settings.pair)
         return context
 
-    def remember(self, address: str, protocols: tuple[str, ...], connection: Any) -> None:  # noqa: ANN401 - an SSLObject
-        """Keep a connection's session for the next one. In TLS 1.3 it comes after the handshake: ask late."""
-        session = connection.session if connection is not None else None  # None: made in clear text, before the policy
+    def keep(self, address: str, protocols: tuple[str, ...], connection: ssl.SSLObject) -> None:
+        """Keep a connection's session for the next one, unless it was made with files that have changed since."""
+        session = connection.session
         if session is not None and connection.context is self._contexts.get(protocols):
             self._sessions[address, protocols] = session
             if len(self._sessions) > MAX_SESSIONS:
                 self._sessions.popitem(last=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Handshake:
+    """With whom, what is offered, and the session that may make it a short one."""
+
+    tls: ClientTls
+    address: str
+    protocols: tuple[str, ...]
+    session: ssl.SSLSession | None
+
+
+class _ResumingConnection(ssl.SSLObject):
+    """Has its session kept when the first bytes come, whatever they are and whoever reads them.
+
+    Before, a session of TLS 1.3 is of no use: tickets come behind the handshake (RFC 8446 §4.6.1). Later there is no
+    moment that all have: TCP ends without an answer, and `connection: close` with it. Done here, it costs a connection
+    over TLS one test for each read, and a plain one nothing.
+    """
+
+    handshake: _Handshake | None = None
+    """Until then."""
+
+    def read(self, len: int = 1024, buffer: Any = None) -> bytes:  # noqa: A002, ANN401 - as the base class
+        data = super().read(len, buffer)
+        if self.handshake is not None and data:
+            handshake, self.handshake = self.handshake, None
+            handshake.tls.keep(handshake.address, handshake.protocols, self)
+        return data
+
+
 class _ResumingContext(ssl.SSLContext):
-    """Gives each connection the session that was put in line for it: uvloop has no other way to pass one."""
+    """Gives each connection the handshake that was put in line for it: uvloop has no other way to pass a session."""
+
+    sslobject_class = _ResumingConnection
 
     def __new__(cls, protocol: int) -> Self:
         context = super().__new__(cls, protocol)
-        context.next_sessions = deque()
+        context.upcoming = deque()
         return context
 
-    next_sessions: deque[ssl.SSLSession | None]
+    upcoming: deque[_Handshake]
 
     def wrap_bio(self, *args: Any, **more: Any) -> ssl.SSLObject:  # noqa: ANN401 - as the base class
-        session = self.next_sessions.popleft() if self.next_sessions else None
-        return super().wrap_bio(*args, **{**more, "session": session})
+        handshake = self.upcoming.popleft()
+        connection = super().wrap_bio(*args, **{**more, "session": handshake.session})
+        cast("_ResumingConnection", connection).handshake = handshake
+        return connection
 
 
 class _Files:

@@ -91,14 +91,14 @@ async def _connect(
     reached.append(transport)
     try:
         connection = make()
-        context = tls.context_for(endpoint.address, protocols)
-        secured = await loop.start_tls(
-            transport,
-            cast("asyncio.Protocol", connection),
-            context,
-            server_hostname=tls.settings.server_name,
-            ssl_handshake_timeout=HANDSHAKE_S,
-        )
+        with tls.context_for(endpoint.address, protocols) as context:
+            secured = await loop.start_tls(
+                transport,
+                cast("asyncio.Protocol", connection),
+                context,
+                server_hostname=tls.settings.server_name,
+                ssl_handshake_timeout=HANDSHAKE_S,
+            )
         assert secured is not None  # noqa: S101 - None is for transports that were closed, which raises here
     except BaseException:
         transport.abort()

@@ -113,8 +113,6 @@ class UpstreamEndpoint:
             connection.close()
             self._connect_for_waiting()
             return
-        if connection.served == 1 and self.service.tls is not None:
-            self.service.tls.remember(self.address, (HTTP1,), connection.transport.get_extra_info("ssl_object"))
         if self._waiting.serve(connection, is_used=connection.served > 0):
             return
         if not self.is_known:

@@ -46,10 +46,6 @@ class Http2Pool:
 
     def freed(self, connection: Http2Upstream) -> None:
         """A stream has ended."""
-        if connection.served == 1 and self.endpoint.service.tls is not None and not connection.is_closed:
-            offered = (HTTP2,) if self.endpoint.speaks_http2 else (HTTP2, HTTP1)
-            secured = connection.transport.get_extra_info("ssl_object")
-            self.endpoint.service.tls.remember(self.endpoint.address, offered, secured)
         if not connection.codec.streams:
             connection.idle_since_s = self.endpoint.service.plane.now_s
             if connection.is_retired:

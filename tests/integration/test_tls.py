@@ -299,6 +299,108 @@ async def test_an_endpoint_is_verified_and_sessions_are_resumed(authority: Autho
         assert "r" in [words[2] for words in said]
 
 
+VERSIONS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+
+
+@asynccontextmanager
+async def one_answer_each(
+    authority: Authority, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> AsyncIterator[tuple[int, list[bool]]]:
+    """A server that closes every connection after its answer, and notes which handshakes resumed a session."""
+    resumed: list[bool] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        resumed.append(bool(writer.get_extra_info("ssl_object").session_reused))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("web"))
+    context.maximum_version = version
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server:
+        yield server.sockets[0].getsockname()[1], resumed
+
+
+@asynccontextmanager
+async def tcp_to_web(m: Mesh) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    async with AsyncExitStack() as stack, asyncio.timeout(5):
+        port = await serve(
+            stack, OutboundListener(m.plane, "sidemesh-out-tcp", ConnectionLimits(), service=name("web"))
+        )
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        yield reader, writer
+        writer.write(b"a question\r\n\r\n")
+        assert (await reader.read()).endswith(b"ok")
+        writer.close()
+
+
+@VERSIONS
+async def test_tcp_resumes_sessions(authority: Authority, version: ssl.TLSVersion) -> None:
+    async with mesh().start() as m, one_answer_each(authority, version) as (port, resumed):
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)), AppProtocol.TCP)
+        for _ in range(3):
+            async with tcp_to_web(m):
+                pass
+        assert resumed == [False, True, True]
+
+
+@VERSIONS
+async def test_http1_that_closes_after_each_answer_resumes_sessions(
+    authority: Authority, version: ssl.TLSVersion
+) -> None:
+    async with mesh().start() as m, one_answer_each(authority, version) as (port, resumed):
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)))
+        assert [(await m.get("web")).status for _ in range(3)] == [200] * 3
+        assert resumed == [False, True, True]
+
+
+@VERSIONS
+async def test_http2_that_begins_with_two_streams_resumes_sessions(
+    authority: Authority, version: ssl.TLSVersion
+) -> None:
+    settings = ServerSettings((pair(authority.issue("web")),))
+    async with inbound(settings) as (_, listener, port), mesh().start() as m:
+        assert listener.tls is not None
+        listener.tls.context.maximum_version = version
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)), AppProtocol.HTTP2)
+        web = m.plane.services[name("web")]
+        clients = [await m.connect() for _ in range(2)]
+        for _ in range(3):
+            for client in clients:  # both are there before the connection is
+                client.send(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n")
+            assert [(await client.receive()).status for client in clients] == [200] * 2
+            web.endpoints["w"].http2_pool.close()
+            await until(lambda: web.usage.connections == 0, what="the connection to close")
+        stats = listener.tls.context.session_stats()
+        assert (stats["accept_good"], stats["hits"]) == (3, 2)
+
+
+async def test_a_session_made_under_another_policy_is_not_kept(authority: Authority) -> None:
+    async with mesh().start() as m, one_answer_each(authority) as (port, resumed):
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)), AppProtocol.TCP)
+        async with tcp_to_web(m):
+            await until(lambda: len(resumed) == 1, what="the handshake")
+            declare(m, port, TlsPolicy("web", str(authority.certificate)), AppProtocol.TCP)
+        for _ in range(2):
+            async with tcp_to_web(m):
+                pass
+        assert resumed == [False, False, True]
+
+
+async def test_a_handshake_that_never_began_leaves_its_session_to_nobody(authority: Authority) -> None:
+    async with mesh().start() as m, one_answer_each(authority) as (port, resumed):
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)), AppProtocol.TCP)
+        tls = m.plane.services[name("web")].tls
+        assert tls is not None
+        with tls.context_for("192.0.2.1:1", ()):
+            pass  # a connection that was closed before it could begin
+        for _ in range(2):
+            async with tcp_to_web(m):
+                pass
+        assert resumed == [False, True]
+
+
 @pytest.mark.parametrize(("http2", "protocol"), [(True, AppProtocol.HTTP2), (True, None), (False, None)])
 async def test_alpn_says_which_http_is_spoken(
     authority: Authority,
@@ -461,15 +563,20 @@ def test_files_that_cannot_be_loaded_are_named(authority: Authority, stranger: A
 def test_a_clients_files_are_looked_at_again_when_they_change(authority: Authority, tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     client = ClientTls(ClientSettings("web", ca))
+
+    def context() -> ssl.SSLContext:
+        with client.context_for("a", ("h2",)) as found:
+            return found
+
     with pytest.raises(TlsError):
-        client.context_for("a", ("h2",))
+        context()
     ca.write_bytes(authority.certificate.read_bytes())
     client.refresh()
-    first = client.context_for("a", ("h2",))
-    assert client.context_for("a", ("h2",)) is first
+    first = context()
+    assert context() is first
     os.utime(ca, (1, 1))
     client.refresh()
-    assert client.context_for("a", ("h2",)) is not first
+    assert context() is not first
 
 
 async def test_a_client_certificate_that_is_half_replaced_leaves_the_one_before(
