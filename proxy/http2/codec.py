@@ -666,6 +666,14 @@ class Connection:
         out, self.out = self.out, []
         return out[0] if len(out) == 1 else b"".join(out)
 
+    def forget_all(self) -> None:
+        """The connection is lost: what waited to be sent is let go at once, not when cycles are collected."""
+        for stream in self.streams.values():
+            stream.owner = None
+            stream.pending.clear()
+        self.streams.clear()
+        self._blocked.clear()
+
     def tick(self) -> None:
         """Once a second: time earns some budget back too."""
         self._seconds += 1

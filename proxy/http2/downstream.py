@@ -77,7 +77,7 @@ class Http2Downstream(Http2Connection):
         for stream in tuple(self.codec.streams.values()):
             if isinstance(stream.owner, DownstreamStream):
                 stream.owner.gone(f"the client {how} the connection before its answer was complete")
-        self.codec.streams.clear()
+        self.codec.forget_all()
         self._plane.trampoline.drain()
 
     def check_time(self, now: float) -> None:

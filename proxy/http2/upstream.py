@@ -76,7 +76,7 @@ class Http2Upstream(Http2Connection):
         self.is_closed = True
         self.pool.lost(self)
         self._fail_all(exc)
-        self.codec.streams.clear()
+        self.codec.forget_all()
         self._trampoline.drain()
 
     def fail(self, fault: ConnectionFault) -> None:

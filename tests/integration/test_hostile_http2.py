@@ -137,6 +137,19 @@ async def test_a_client_that_gives_no_window_holds_little_and_is_let_go() -> Non
         client.writer.transport.abort()
 
 
+async def test_what_waited_for_a_client_goes_with_it_and_not_when_cycles_are_collected() -> None:
+    """Who connects again and again would fill the memory in between."""
+    async with http1_service() as m:
+        client = await m.connect()
+        client.send(PREFACE + settings((4, 0)) + b"".join(head(2 * n + 1) for n in range(20)))
+        await until(lambda: held_bytes(m) > 1 << 19, what="answers to wait")
+        (connection,) = (c for c in m.outbound.connections if isinstance(c, Http2Downstream))
+        codec, streams = connection.codec, list(connection.codec.streams.values())
+        client.writer.transport.abort()
+        await until(lambda: not m.plane.exchanges and not m.outbound.connections, what="its end")
+        assert [codec.streams, codec._blocked, [s for s in streams if s.pending]] == [{}, {}, []]
+
+
 async def test_a_client_that_reads_nothing_is_let_go_however_much_it_pings() -> None:
     async with http1_service(ConnectionLimits(stall_s=1.0)) as m:
         client = await m.connect()
