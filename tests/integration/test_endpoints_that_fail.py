@@ -10,23 +10,13 @@ import pytest
 from mesh.model.policy import OutlierDetection, ServicePolicy
 from proxy.http2.codec import DATA, RST_STREAM
 from proxy.http2.errors import ErrorCode
-from tests.support.grpc_echo import echo_server, through
+from tests.support.grpc_echo import RETRIED, echo_server, through
 from tests.support.http2 import frame
 from tests.support.http2_server import Talk, head, http2_endpoint
 from tests.support.mesh import Reply, Request, mesh, name
 from tests.support.ports import free_port
 
 GRPC_HEAD = [(b":status", b"200"), (b"content-type", b"application/grpc")]
-ROUTE = """
-apiVersion: gateway.networking.k8s.io/v1
-kind: GRPCRoute
-metadata: {name: echo}
-spec:
-  parentRefs: [{group: "", kind: Service, name: echo}]
-  rules:
-  - backendRefs: [{name: echo}]
-    retry: {codes: [UNAVAILABLE], attempts: 2, backoff: 1ms}
-"""
 
 
 async def break_off(_: Request, writer: asyncio.StreamWriter) -> None:
@@ -108,7 +98,7 @@ async def test_a_reset_is_the_status_that_its_code_stands_for(
             talk.send(head(stream, GRPC_HEAD))
         talk.send(frame(RST_STREAM, 0, stream, code.to_bytes(4, "big")))
 
-    async with mesh().routes(ROUTE).start() as m, http2_endpoint(give_up) as endpoint:
+    async with mesh().routes(RETRIED).start() as m, http2_endpoint(give_up) as endpoint:
         async with through(m, endpoint.port) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 await channel.unary_unary("/test.Echo/Unary")(b"x")
@@ -116,7 +106,7 @@ async def test_a_reset_is_the_status_that_its_code_stands_for(
 
 
 async def test_attempts_that_no_server_can_have_seen_are_not_told_of() -> None:
-    async with mesh().routes(ROUTE).start() as m, echo_server() as (server, port):
+    async with mesh().routes(RETRIED).start() as m, echo_server() as (server, port):
         async with through(m, free_port(), port) as channel:
             for _ in range(20):
                 assert await channel.unary_unary("/test.Echo/Unary")(b"x") == b"x"

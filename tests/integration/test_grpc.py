@@ -15,24 +15,13 @@ from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
 from proxy.http2 import hpack, octets
 from proxy.http2.codec import DATA, END_HEADERS, END_STREAM, HEADERS
-from tests.support.grpc_echo import GRPC, echo_server, through
+from tests.support.grpc_echo import GRPC, RETRIED, echo_server, through
 from tests.support.http2 import PREFACE, frame, frames, settings
 from tests.support.mesh import inbound_listener, mesh, name, serve
 from tests.support.process import until
 
 Handler = Callable[[bytes, Any], Awaitable[bytes]]
 UNAVAILABLE, INTERNAL = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL
-
-ROUTE = """
-apiVersion: gateway.networking.k8s.io/v1
-kind: GRPCRoute
-metadata: {name: echo}
-spec:
-  parentRefs: [{group: "", kind: Service, name: echo}]
-  rules:
-  - backendRefs: [{name: echo}]
-    retry: {codes: [UNAVAILABLE], attempts: 2, backoff: 1ms}
-"""
 
 
 class Script:
@@ -91,7 +80,7 @@ async def scripted(*steps: Handler) -> AsyncIterator[tuple[Script, int]]:
 async def test_a_status_is_retried_wherever_it_stands(after_head: bool) -> None:  # noqa: FBT001 - a row
     failing = fails(UNAVAILABLE, after_head=after_head)
     async with (
-        mesh().routes(ROUTE).start() as m,
+        mesh().routes(RETRIED).start() as m,
         scripted(failing, failing, echo) as (script, port),
         through(m, port) as channel,
     ):
@@ -103,7 +92,7 @@ async def test_a_status_is_retried_wherever_it_stands(after_head: bool) -> None:
 
 async def test_when_tries_are_used_up_the_last_status_stands() -> None:
     async with (
-        mesh().routes(ROUTE).start() as m,
+        mesh().routes(RETRIED).start() as m,
         scripted(fails(UNAVAILABLE)) as (script, port),
         through(m, port) as channel,
     ):
@@ -116,7 +105,7 @@ async def test_when_tries_are_used_up_the_last_status_stands() -> None:
 
 async def test_another_status_and_a_call_without_a_stanza_are_not_retried() -> None:
     async with (
-        mesh().routes(ROUTE).start() as m,
+        mesh().routes(RETRIED).start() as m,
         scripted(fails(INTERNAL, after_head=True)) as (script, port),
         through(m, port) as channel,
     ):
@@ -141,7 +130,7 @@ async def test_once_a_message_came_the_answer_is_committed() -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with mesh().routes(ROUTE).start() as m, through(m, port) as channel:
+    async with mesh().routes(RETRIED).start() as m, through(m, port) as channel:
         call = channel.unary_stream("/test.Echo/Many")(b"")
         assert await call.read() == b"first"
         with pytest.raises(grpc.aio.AioRpcError) as failed:
@@ -161,7 +150,7 @@ async def test_a_server_that_sends_its_head_and_then_waits_is_not_held_for_long(
             await context.abort(UNAVAILABLE, "too late to be retried")
         return request
 
-    async with mesh().routes(ROUTE).start() as m, scripted(slow) as (script, port), through(m, port) as channel:
+    async with mesh().routes(RETRIED).start() as m, scripted(slow) as (script, port), through(m, port) as channel:
         for request in (b"x", b"fail"):
             release.clear()
             call = channel.unary_stream("/test.Echo/Unary")(request)  # grpcio tells a unary call's head at its end only
@@ -190,7 +179,7 @@ async def test_a_call_whose_client_is_still_sending_is_not_held() -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with mesh().routes(ROUTE).start() as m, through(m, port) as channel:
+    async with mesh().routes(RETRIED).start() as m, through(m, port) as channel:
         call = channel.stream_stream("/test.Echo/Both")()
         await call.write(b"1")
         assert ("hello", "first") in list(await call.initial_metadata())
@@ -205,7 +194,7 @@ async def test_a_server_says_when_to_come_back_or_not_at_all() -> None:
     for said, calls in (("-1", 1), ("soon", 1), ("300", 2)):
         failing = fails(UNAVAILABLE, grpc_retry_pushback_ms=said)
         async with (
-            mesh().routes(ROUTE).start() as m,
+            mesh().routes(RETRIED).start() as m,
             scripted(failing, echo) as (script, port),
             through(m, port) as channel,
         ):
@@ -239,7 +228,11 @@ async def test_endpoints_that_fail_by_status_are_ejected() -> None:
 
 async def test_a_deadline_shrinks_with_each_hop_and_each_try() -> None:
     failing = fails(UNAVAILABLE, grpc_retry_pushback_ms="300")
-    async with mesh().routes(ROUTE).start() as m, scripted(failing, echo) as (script, port), AsyncExitStack() as stack:
+    async with (
+        mesh().routes(RETRIED).start() as m,
+        scripted(failing, echo) as (script, port),
+        AsyncExitStack() as stack,
+    ):
         inbound = await serve(stack, inbound_listener(m.plane, "echo-0", port, ConnectionLimits()))
         channel = await stack.enter_async_context(through(m, inbound))
         assert await channel.unary_unary("/test.Echo/Unary")(b"x", timeout=30) == b"x"

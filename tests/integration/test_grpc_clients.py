@@ -17,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.grpc_echo import GRPC
+from tests.support.grpc_echo import GRPC, RETRIED
 from tests.support.process import until
 from tests.support.telemetry import Running, endpoints, sidecar
 
@@ -25,16 +25,7 @@ UNAVAILABLE, NOT_FOUND = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
 CAP_S = 20.0  # nothing takes that long: it ends the threads of a test that fails
 
-ROUTE = yaml.safe_load("""
-apiVersion: gateway.networking.k8s.io/v1
-kind: GRPCRoute
-metadata: {name: echo}
-spec:
-  parentRefs: [{group: "", kind: Service, name: echo}]
-  rules:
-  - backendRefs: [{name: echo}]
-    retry: {codes: [UNAVAILABLE], attempts: 2, backoff: 1ms}
-""")
+ROUTE = yaml.safe_load(RETRIED)
 
 
 class Server:

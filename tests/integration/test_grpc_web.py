@@ -17,7 +17,7 @@ from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
 from proxy.http2.codec import DATA, END_STREAM, HEADERS, RST_STREAM, WINDOW_UPDATE
 from tests.support.control import background
-from tests.support.grpc_echo import GRPC, echo_server
+from tests.support.grpc_echo import GRPC, RETRIED, echo_server
 from tests.support.grpc_web import (
     BINARY,
     COLLECT,
@@ -43,16 +43,6 @@ FORMS = [(protocol, form) for protocol in ("http1", "http2") for form in (BINARY
 each_form = pytest.mark.parametrize(("protocol", "form"), FORMS, ids=[f"{p} {f.rpartition('/')[2]}" for p, f in FORMS])
 each_protocol = pytest.mark.parametrize("protocol", ["http1", "http2"])
 
-RETRIES = """
-apiVersion: gateway.networking.k8s.io/v1
-kind: GRPCRoute
-metadata: {name: echo}
-spec:
-  parentRefs: [{group: "", kind: Service, name: echo}]
-  rules:
-  - backendRefs: [{name: echo}]
-    retry: {codes: [UNAVAILABLE], attempts: 2, backoff: 1ms}
-"""
 BY_METHOD = """
 apiVersion: gateway.networking.k8s.io/v1
 kind: GRPCRoute
@@ -249,7 +239,7 @@ async def test_a_status_is_retried(protocol: str, form: str) -> None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
         return request
 
-    async with mesh().routes(RETRIES).start() as m, serving(Unary=grpc.unary_unary_rpc_method_handler(unary)) as port:
+    async with mesh().routes(RETRIED).start() as m, serving(Unary=grpc.unary_unary_rpc_method_handler(unary)) as port:
         at(m, port)
         answer = await call(m, protocol, form, UNARY, b"again")
         assert (answer.messages, answer.code) == ([b"again"], 0)

@@ -18,6 +18,17 @@ OPTIONS = [
     ("grpc.default_authority", GRPC),
     ("grpc.max_receive_message_length", LARGE * 2),
 ]
+RETRIED = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: echo}
+spec:
+  parentRefs: [{group: "", kind: Service, name: echo}]
+  rules:
+  - backendRefs: [{name: echo}]
+    retry: {codes: [UNAVAILABLE], attempts: 2, backoff: 1ms}
+"""
+"""A route by which UNAVAILABLE is tried again, twice."""
 
 
 class Echo:
