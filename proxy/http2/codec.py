@@ -21,37 +21,34 @@ from typing import Final, Protocol
 
 from mesh.http.headers import Headers
 from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault
+from proxy.http2.frames import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    ENABLE_CONNECT_PROTOCOL,
+    ENABLE_PUSH,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HAS_PRIORITY,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    LAST_STREAM,
+    MAX_CONCURRENT_STREAMS,
+    MAX_FRAME_SIZE,
+    MAX_HEADER_LIST_SIZE,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITY,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+)
 from proxy.http2.hpack import NO_TABLE, Decoder
 from proxy.http2.octets import HEADER_LIST_BYTES, encode, join_data
 from proxy.http2.octets import frame as _frame
-
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-# Frame types, flags and settings (RFC 9113 §6).
-DATA: Final = 0
-HEADERS: Final = 1
-PRIORITY: Final = 2
-RST_STREAM: Final = 3
-SETTINGS: Final = 4
-PUSH_PROMISE: Final = 5
-PING: Final = 6
-GOAWAY: Final = 7
-WINDOW_UPDATE: Final = 8
-CONTINUATION: Final = 9
-
-END_STREAM: Final = 0x1
-ACK: Final = 0x1
-END_HEADERS: Final = 0x4
-PADDED: Final = 0x8
-HAS_PRIORITY: Final = 0x20
-
-HEADER_TABLE_SIZE: Final = 1
-ENABLE_PUSH: Final = 2
-MAX_CONCURRENT_STREAMS: Final = 3
-INITIAL_WINDOW_SIZE: Final = 4
-MAX_FRAME_SIZE: Final = 5
-MAX_HEADER_LIST_SIZE: Final = 6
-ENABLE_CONNECT_PROTOCOL: Final = 8  # RFC 8441 §3
 
 DEFAULT_WINDOW: Final = 65_535  # RFC 9113 §6.9.2, until settings say otherwise
 MAX_WINDOW: Final = 2**31 - 1
@@ -67,7 +64,6 @@ EARNED_BY_FRAME: Final = 20  # for each frame of data that goes out: credit may 
 RESET_BUDGET: Final = 500  # streams that were given up at once, before their answer (Envoy's premature resets)
 HASTY_S: Final = 1  # "at once"
 REMEMBERED: Final = 10 * CONCURRENT  # streams that we have reset, of which frames may still be on their way
-LAST_STREAM: Final = 2**31 - 1
 
 _HEAD: Final = Struct(">BHBBL")
 _LONG: Final = Struct(">L")

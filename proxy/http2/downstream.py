@@ -15,9 +15,10 @@ from mesh.http.outcome import ClientGone, ProxyError, TunnelIdle
 from proxy.callbacks import set_callbacks
 from proxy.exchange import Exchange
 from proxy.grpc_web import GrpcWebStream
-from proxy.http2.codec import LAST_STREAM, Stream
+from proxy.http2.codec import Stream
 from proxy.http2.connection import Http2Connection
 from proxy.http2.errors import ErrorCode, code_name
+from proxy.http2.frames import LAST_STREAM
 from proxy.http2.messages import request_head, response_fields, trailers
 from proxy.request_body import RequestBody
 

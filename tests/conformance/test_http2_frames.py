@@ -11,10 +11,10 @@ import pytest
 from mesh.http.headers import Headers
 from mesh.http.outcome import ProxyError
 from proxy.http2 import octets
-from proxy.http2.codec import (
+from proxy.http2.codec import CONCURRENT, CONNECTION_WINDOW, STREAM_WINDOW, Connection, Stream
+from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault
+from proxy.http2.frames import (
     ACK,
-    CONCURRENT,
-    CONNECTION_WINDOW,
     CONTINUATION,
     DATA,
     END_HEADERS,
@@ -30,12 +30,8 @@ from proxy.http2.codec import (
     PUSH_PROMISE,
     RST_STREAM,
     SETTINGS,
-    STREAM_WINDOW,
     WINDOW_UPDATE,
-    Connection,
-    Stream,
-)  # fmt: skip
-from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault
+)
 from proxy.http2.messages import request_head, response_head
 from tests.support.http2 import FLOODS, GET, OPEN, POST, START, frame, frames, head, settings
 

@@ -17,8 +17,8 @@ from proxy.config import Address
 from proxy.dataplane import EGRESS
 from proxy.http1.limits import ConnectionLimits
 from proxy.http2 import hpack, octets
-from proxy.http2.codec import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM
 from proxy.http2.errors import ErrorCode
+from proxy.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM
 from proxy.listener import OutboundListener
 from proxy.own_listeners import is_own
 from proxy.upstream import endpoint

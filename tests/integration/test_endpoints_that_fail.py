@@ -8,8 +8,8 @@ import grpc.aio
 import pytest
 
 from mesh.model.policy import OutlierDetection, ServicePolicy
-from proxy.http2.codec import DATA, RST_STREAM
 from proxy.http2.errors import ErrorCode
+from proxy.http2.frames import DATA, RST_STREAM
 from tests.support.grpc_echo import RETRIED, echo_server, through
 from tests.support.http2 import frame
 from tests.support.http2_server import Talk, head, http2_endpoint

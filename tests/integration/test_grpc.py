@@ -14,7 +14,7 @@ from mesh.http.headers import Headers
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
 from proxy.http2 import hpack, octets
-from proxy.http2.codec import DATA, END_HEADERS, END_STREAM, HEADERS
+from proxy.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS
 from tests.support.grpc_echo import GRPC, RETRIED, echo_server, through
 from tests.support.http2 import PREFACE, frame, frames, settings
 from tests.support.mesh import inbound_listener, mesh, name, serve

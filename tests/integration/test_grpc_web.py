@@ -15,7 +15,7 @@ from mesh.http.headers import Headers
 from mesh.model.policy import AppProtocol
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
-from proxy.http2.codec import DATA, END_STREAM, HEADERS, RST_STREAM, WINDOW_UPDATE
+from proxy.http2.frames import DATA, END_STREAM, HEADERS, RST_STREAM, WINDOW_UPDATE
 from tests.support.control import background
 from tests.support.grpc_echo import GRPC, RETRIED, echo_server
 from tests.support.grpc_web import (

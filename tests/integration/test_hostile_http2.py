@@ -11,9 +11,9 @@ from mesh.http.headers import Headers
 from mesh.model.policy import AppProtocol
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
-from proxy.http2.codec import DATA, END_HEADERS, GOAWAY, HEADERS, PING, RST_STREAM
 from proxy.http2.downstream import Http2Downstream
 from proxy.http2.errors import ErrorCode
+from proxy.http2.frames import DATA, END_HEADERS, GOAWAY, HEADERS, PING, RST_STREAM
 from tests.support.http2 import FLOODS, GET, PREFACE, START, frame, frames, head, settings
 from tests.support.mesh import Client, Mesh, Request, mesh, name, speak
 from tests.support.process import until

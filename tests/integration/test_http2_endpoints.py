@@ -12,7 +12,7 @@ import pytest
 from mesh.http.headers import Headers
 from mesh.model.policy import AppProtocol, Limits, ServicePolicy
 from mesh.model.service import Endpoint
-from proxy.http2.codec import DATA, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE
+from proxy.http2.frames import DATA, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE
 from tests.support.http2 import frame
 from tests.support.http2_server import OK, Handler, Talk, head, http2_endpoint
 from tests.support.http2_server import Endpoint as RawEndpoint

@@ -11,7 +11,7 @@ from mesh.model.policy import AppProtocol, ServicePolicy
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
 from proxy.http2 import hpack, octets
-from proxy.http2.codec import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM
+from proxy.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM
 from tests.support.chat import chat_mesh, chat_server, connect, text
 from tests.support.http2 import PREFACE, frame, frames, settings
 from tests.support.mesh import Request, inbound_listener, mesh, name, serve, speak

@@ -12,7 +12,7 @@ from mesh.model.policy import ServicePolicy
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
 from proxy.http2 import octets
-from proxy.http2.codec import DATA, END_HEADERS, HEADERS
+from proxy.http2.frames import DATA, END_HEADERS, HEADERS
 from proxy.websocket_relay import tell_websockets
 from tests.support.chat import Chat, chat_mesh, connect, text
 from tests.support.http2 import PREFACE, frame, frames, settings

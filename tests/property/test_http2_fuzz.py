@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from mesh.http.headers import Headers
 from proxy.http2 import hpack, octets
-from proxy.http2.codec import PREFACE, Connection, Stream
+from proxy.http2.codec import Connection, Stream
 from proxy.http2.errors import ConnectionFault, StreamFault
+from proxy.http2.frames import PREFACE
 from tests.conformance.test_http2_frames import GET, POST, Peer, frame, settings
 
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=20).map(str.encode).filter(

@@ -4,7 +4,7 @@ import struct
 
 from mesh.http.headers import Headers
 from proxy.http2 import octets
-from proxy.http2.codec import (
+from proxy.http2.frames import (
     DATA,
     END_HEADERS,
     END_STREAM,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mesh.http.headers import Headers
 from proxy.http2 import octets
-from proxy.http2.codec import ACK, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS
+from proxy.http2.frames import ACK, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS
 from tests.support.http2 import frame, settings
 
 OK: Headers = [(b":status", b"200")]
