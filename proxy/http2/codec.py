@@ -9,8 +9,9 @@ Flow control (§5.2): the stream's credit goes back when its owner is not paused
 the bytes; the connection's goes back at once, so that a slow stream never stalls its siblings. What is held for a
 paused stream is at most its window.
 
-What is not worth a frame has a budget: resets, pings, settings, empty data, window updates that move nothing. Ordinary
-traffic earns it back, a flood does not (CVE-2019-9511 to -9518, CVE-2023-44487, CVE-2025-8671).
+What is not worth a frame has a budget: resets, pings, settings, empty data, window updates, what comes for streams that
+are over. Ordinary traffic earns it back, a flood does not (CVE-2019-9511 to -9518, CVE-2023-44487, CVE-2025-8671).
+Credit lets bodies out once for each ``feed``: in crumbs, it would walk all that wait for each of them.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ CONNECTION_WINDOW: Final = 1024 * 1024
 CONCURRENT: Final = 100  # RFC 9113 §6.5.2: no fewer
 MAX_LIST_BYTES: Final = 4 * HEADER_LIST_BYTES  # beyond it the connection ends, since nothing is decoded any more
 QUEUED_BYTES: Final = 64 * 1024  # of a stream's body that the peer's window does not let out; then its source is paused
+SMALL: Final = 1024  # bytes of data for a stream that is over: what is larger pays for itself by its transport
 BUDGET: Final = 1000  # frames that achieve nothing, before ENHANCE_YOUR_CALM
 EARNED: Final = 4  # of it for each stream or piece of body that comes
 EARNED_BY_FRAME: Final = 20  # for each frame of data that goes out: credit may come in small pieces, as Envoy allows
@@ -179,6 +181,8 @@ class Connection:
         self._credit = 0
         self._recv_window = CONNECTION_WINDOW
         self._blocked: dict[int, Stream] = {}
+        self._credited: dict[int, None] = {}  # those of them that the peer gave credit in this feed
+        self._all_credited = False
         self._refused: dict[int, None] = {}  # in order of their end
         self.send_window = DEFAULT_WINDOW
         self.streams: dict[int, Stream] = {}
@@ -211,16 +215,16 @@ class Connection:
 
     # --- in ---------------------------------------------------------------------------------------------------------
 
-    def feed(self, data: bytes) -> None:
-        """Read what has come. Raises ConnectionFault, after which nothing more may be fed."""
+    def feed(self, data: bytes) -> int:
+        """Read what has come; gives how many frames. Raises ConnectionFault, after which nothing more may be fed."""
         buffer = self._buffer + data if self._buffer else data
-        position, size = 0, len(buffer)
+        position, size, read = 0, len(buffer), 0
         if self._awaits_preface:
             if not PREFACE.startswith(buffer[: len(PREFACE)]):
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 connection preface (RFC 9113 §3.4)")
             if size < len(PREFACE):
                 self._buffer = buffer
-                return
+                return 0
             self._awaits_preface = False
             position = len(PREFACE)
         elif self.awaits_settings and buffer.startswith(b"HTTP/"):
@@ -233,6 +237,7 @@ class Connection:
             end = position + 9 + length
             if end > size:
                 break
+            read += 1
             if kind == DATA and not flags and not self._block_stream and not self.awaits_settings:
                 payload, position, empty = join_data(buffer, position)  # what one read brought goes on as one
                 self._read_data(number & LAST_STREAM, payload, empty)
@@ -240,6 +245,9 @@ class Connection:
             self._read_frame(kind, flags, number & LAST_STREAM, buffer[position + 9 : end])
             position = end
         self._buffer = buffer[position:] if position else buffer
+        if self._all_credited or self._credited:
+            self._pump_credited()
+        return read
 
     def _read_frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if self.awaits_settings:
@@ -303,7 +311,7 @@ class Connection:
         if stream is None or stream.remote_ended:
             self._check_begun(number, "DATA")
             if stream is None and self._is_late(number):
-                if not payload:
+                if flow < SMALL:
                     self._spend()
                 return
             raise StreamFault(ErrorCode.STREAM_CLOSED, "DATA on a closed stream (§5.1)")
@@ -370,7 +378,9 @@ class Connection:
         stream = self.streams.get(number)
         if stream is None:
             stream = self._begun_by_peer(number, ends=ends)
-            if stream is not None:
+            if stream is None:
+                self._spend()
+            else:
                 self._events.on_stream(stream, fields, ended=ends)
                 self._forget_if_over(stream)
             return
@@ -455,6 +465,7 @@ class Connection:
         if flags & ACK:
             if payload:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a SETTINGS ACK that is not empty (§6.5)")
+            self._spend()
             return
         if len(payload) % 6:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of no whole number of settings (§6.5)")
@@ -467,10 +478,9 @@ class Connection:
                 self._apply_setting(key, value)
         if window is not None:
             self._apply_window(window)  # the last one holds (§6.5.3), and costs a look at every stream
+            self._all_credited = True  # let out behind the ACK: until it comes, gRPC holds DATA to the old one
         self.replies += 1
         self.out.append(_frame(SETTINGS, ACK, 0, b""))
-        if window is not None:
-            self._pump_blocked()  # behind the ACK: until that comes, gRPC's servers hold DATA to the old window
         self._events.on_settings()
 
     def _checked_window(self, value: int) -> int:
@@ -509,10 +519,10 @@ class Connection:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PING on a stream (§6.7)")
         if len(payload) != 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a PING that is not 8 bytes (§6.7)")
+        self._spend()
         if flags & ACK:
             self.pings_acked += 1
             return
-        self._spend()
         self.replies += 1
         self.out.append(_frame(PING, ACK, 0, payload))
 
@@ -521,6 +531,7 @@ class Connection:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream (§6.8)")
         if len(payload) < 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a GOAWAY of less than 8 bytes (§6.8)")
+        self._spend()
         last, (code,) = _LONG.unpack_from(payload)[0] & LAST_STREAM, _LONG.unpack_from(payload, 4)
         self.goaway_received = True
         if not self._is_server:
@@ -541,7 +552,7 @@ class Connection:
             self.send_window += increment
             if self.send_window > MAX_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31-1 (§6.9.1)")
-            self._pump_blocked()
+            self._all_credited = True
             return
         stream = self.streams.get(number)
         if stream is None:
@@ -553,7 +564,7 @@ class Connection:
         if stream.send_window > MAX_WINDOW:
             raise StreamFault(ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31-1 (§6.9.1)")
         if number in self._blocked:
-            self._pump(stream)
+            self._credited[number] = None
 
     # --- out --------------------------------------------------------------------------------------------------------
 
@@ -635,6 +646,7 @@ class Connection:
         if stream.id not in self.streams:
             return
         self._remember_refused(stream.id)
+        self._earn()  # what of it is still on its way is not the peer's fault
         self.out.append(_frame(RST_STREAM, 0, stream.id, _LONG.pack(code)))
         self._drop(stream)
 
@@ -666,9 +678,11 @@ class Connection:
         """The connection is lost: what waited to be sent is let go at once, not when cycles are collected."""
         for stream in self.streams.values():
             stream.owner = None
+            stream.local_ended = stream.remote_ended = True  # what its exchange still has to say goes nowhere
             stream.pending.clear()
         self.streams.clear()
         self._blocked.clear()
+        self._credited.clear()
 
     def tick(self) -> None:
         """Once a second: time earns some budget back too."""
@@ -725,8 +739,11 @@ class Connection:
             if stream.owner is not None:
                 stream.owner.on_writable(writable=writable)
 
-    def _pump_blocked(self) -> None:
-        for number in tuple(self._blocked):
+    def _pump_credited(self) -> None:
+        numbers = tuple(self._blocked if self._all_credited else self._credited)
+        self._all_credited = False
+        self._credited.clear()
+        for number in numbers:
             if self.send_window <= 0:
                 break
             stream = self._blocked.pop(number, None)  # to the end of the line, if it is blocked again

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 LINGER_S: Final = 2.0
 MAX_UNREAD_REPLIES: Final = 1000
+FRAMES_IN_A_TURN: Final = 500  # an ordinary read brings fewer; libuv reads on as long as there is something
 
 
 class Http2Connection:
@@ -50,7 +51,8 @@ class Http2Connection:
         if self.is_closed:
             return
         try:
-            self.codec.feed(data)
+            if self.codec.feed(data) > FRAMES_IN_A_TURN:
+                self._let_others()
         except ConnectionFault as fault:
             self.fail(fault)
         except Exception as error:
@@ -63,6 +65,15 @@ class Http2Connection:
         elif self.codec.replies - self._replies_before > MAX_UNREAD_REPLIES:
             self.transport.abort()  # it asks and asks, and reads nothing
         self._trampoline.drain()
+
+    def _let_others(self) -> None:
+        """Have the loop look at the other connections before it reads more of this one, which keeps it busy."""
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.is_closed and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def eof_received(self) -> bool:
         """The peer closed its side; nothing more comes."""

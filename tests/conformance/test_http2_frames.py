@@ -33,7 +33,7 @@ from proxy.http2.frames import (
     WINDOW_UPDATE,
 )
 from proxy.http2.messages import request_head, response_head
-from tests.support.http2 import FLOODS, GET, OPEN, POST, START, frame, frames, head, settings
+from tests.support.http2 import BOMB, BOMB_FIELD, FLOODS, GET, OPEN, POST, START, credit, frame, frames, head, settings
 
 CUTS = (0, 1, 2, 3, 7)
 
@@ -285,6 +285,11 @@ def test_a_body_waits_for_the_streams_window_and_its_source_is_told() -> None:
     assert not peer.connection.streams
 
 
+def test_a_ping_comes_back_as_it_was() -> None:
+    peer = Peer().feed(START + frame(PING, 0, 0, b"12345678") + frame(PING, ACK, 0, b"87654321"))
+    assert [(flags, payload) for kind, flags, _, payload in peer.sent if kind == PING] == [(ACK, b"12345678")]
+
+
 def test_what_a_setting_lets_out_goes_behind_its_ack() -> None:
     """§6.5.3: the ACK is due at once. gRPC's servers refuse DATA beyond the window that was acknowledged last."""
     peer, stream = answered(100)
@@ -401,12 +406,90 @@ def test_a_header_block_without_end_is_cut_off(size: int) -> None:
 
 def test_a_header_bomb_is_not_unpacked() -> None:
     """A large field put into the table once and referred to many times."""
-    insert = b"\x40\x01a" + b"\x7f\x81\x1e" + b"v" * 4000  # literal with incremental indexing, 4000 bytes
-    peer = Peer().feed(
-        START + frame(HEADERS, END_HEADERS | END_STREAM, 1, octets.encode(GET) + insert + b"\xbe" * 5000)
-    )
+    peer = Peer().feed(START + frame(HEADERS, END_HEADERS | END_STREAM, 1, BOMB + BOMB_FIELD * 5000))
     assert peer.fault is not None
-    assert peer.fault.code in (ErrorCode.ENHANCE_YOUR_CALM, ErrorCode.COMPRESSION_ERROR)
+    assert peer.fault.code == ErrorCode.ENHANCE_YOUR_CALM
+
+
+def test_a_bomb_below_the_limit_is_refused_as_a_head_and_the_table_stays_in_step() -> None:
+    peer = Peer().feed(START + frame(HEADERS, END_HEADERS | END_STREAM, 1, BOMB))
+    for number in range(3, 103, 2):
+        peer.feed(frame(HEADERS, END_HEADERS | END_STREAM, number, octets.encode(GET) + BOMB_FIELD * 40))
+    peer.feed(head(103))
+    assert peer.fault is None
+    assert {each[0] for each in peer.heard[1:-1]} == {"refused"}
+    assert peer.heard[-1][:2] == ("request", 103)
+
+
+# --- credit in crumbs (CVE-2019-9517): each crumb makes as little work as it is worth ---------------------------------
+
+
+def starved() -> Peer:
+    """A hundred streams, of whose answers the peer has let out nothing."""
+    peer = Peer().feed(PREFACE + settings((4, 0)) + b"".join(head(2 * n + 1) for n in range(CONCURRENT)))
+    peer.connection.send_window = 0
+    for stream in tuple(peer.connection.streams.values()):
+        peer.connection.send_headers(stream, [(b":status", b"200")], ended=False)
+        peer.connection.send_data(stream, b"x" * 50_000)
+    peer.sent.clear()
+    peer.connection.take()
+    return peer
+
+
+def test_credit_for_the_connection_lets_out_once_what_a_read_brought() -> None:
+    peer = starved()
+    peer.connection.send_window = 0
+    peer.feed(b"".join(credit(2 * n + 1, 1000) for n in range(CONCURRENT)) + credit(0, 1) * 500)
+    sent = [len(payload) for kind, _, _, payload in peer.sent if kind == DATA]
+    assert sent == [500]
+
+
+def test_credit_for_streams_lets_out_each_once_for_what_a_read_brought() -> None:
+    peer = starved()
+    peer.connection.send_window = 1 << 20
+    peer.feed((credit(1, 1) + credit(5, 2)) * 10)
+    assert [(stream, len(payload)) for kind, _, stream, payload in peer.sent if kind == DATA] == [(1, 10), (5, 20)]
+    assert not any(stream.is_paused for stream in peer.connection.streams.values())
+
+
+def test_settings_that_raise_the_window_by_crumbs_let_out_once_behind_their_acknowledgements() -> None:
+    peer = starved()
+    peer.connection.send_window = 1 << 20
+    peer.feed(b"".join(settings((4, n)) for n in range(1, 201)))
+    assert [kind for kind, *_ in peer.sent] == [SETTINGS] * 200 + [DATA] * CONCURRENT
+    assert {len(payload) for kind, _, _, payload in peer.sent if kind == DATA} == {200}
+
+
+def test_credit_for_the_connection_in_crumbs_ends_with_enhance_your_calm() -> None:
+    peer = starved()
+    peer.feed(b"".join(credit(2 * n + 1, 1 << 20) for n in range(CONCURRENT)))
+    for _ in range(100):
+        peer.feed(credit(0, 1) * 500)
+        if peer.fault:
+            break
+    assert peer.fault is not None
+    assert peer.fault.code == ErrorCode.ENHANCE_YOUR_CALM
+
+
+def test_a_peer_that_takes_byte_by_byte_is_served() -> None:
+    """Nghttp -w1 -W1: silly, but it takes what it asks for."""
+    peer = starved()
+    peer.connection.send_window = 0
+    for _ in range(5000):
+        peer.feed(credit(0, 1) + credit(1, 1))
+    assert peer.fault is None
+    assert sum(len(payload) for kind, _, stream, payload in peer.sent if kind == DATA and stream == 1) == 5000
+
+
+def test_what_is_on_its_way_of_streams_that_we_reset_is_no_flood() -> None:
+    """Uploads that are refused early: the windows of them may be under way."""
+    peer = Peer().feed(START)
+    for number in range(1, 10_001, 2):
+        peer.feed(head(number, POST, END_HEADERS))
+        stream = peer.connection.streams[number]
+        peer.connection.reset(stream, ErrorCode.NO_ERROR)
+        peer.feed(frame(DATA, 0, number, b"x" * 16384) * 15 + frame(DATA, END_STREAM, number, b"x"))
+    assert peer.fault is None
 
 
 def test_ordinary_traffic_earns_its_pings_and_window_updates() -> None:

@@ -11,10 +11,12 @@ from mesh.http.headers import Headers
 from mesh.model.policy import AppProtocol
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
+from proxy.http2 import hpack, octets
 from proxy.http2.downstream import Http2Downstream
 from proxy.http2.errors import ErrorCode
-from proxy.http2.frames import DATA, END_HEADERS, GOAWAY, HEADERS, PING, RST_STREAM
-from tests.support.http2 import FLOODS, GET, PREFACE, START, frame, frames, head, settings
+from proxy.http2.frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM
+from tests.support.control import background
+from tests.support.http2 import BOMB, BOMB_FIELD, FLOODS, GET, PREFACE, START, credit, frame, frames, head, settings
 from tests.support.mesh import Client, Mesh, Request, mesh, name, speak
 from tests.support.process import until
 
@@ -116,6 +118,72 @@ async def test_a_flood_is_cut_off_and_hurts_nobody(piece: Piece, start: bytes) -
         await until(lambda: not any(isinstance(c, Http2Downstream) for c in m.outbound.connections), what="its end")
         await until(lambda: not m.plane.exchanges, what="its exchanges to end")
         assert m.plane.services[name("pay")].usage.requests == 0
+
+
+CRUMBS: dict[str, Piece] = {
+    "of the connection": lambda _: credit(1, 1) + credit(0, 1) * 19,
+    "of every stream": lambda _: b"".join(credit(2 * n + 1, 1) for n in range(100)),
+    "of the initial window": lambda n: settings((4, n + 1)),
+}
+
+
+@pytest.mark.parametrize("piece", CRUMBS.values(), ids=CRUMBS)
+@pytest.mark.parametrize("answers", ["read", "not read"])
+async def test_credit_in_crumbs_for_a_hundred_answers_leaves_others_served(piece: Piece, answers: str) -> None:
+    """CVE-2019-9517: each crumb lets a byte out, and asks for a look at all that waits."""
+    async with http1_service() as m:
+        client = await m.connect()
+        client.send(PREFACE + settings((4, 0)) + credit(0, 1 << 30) + b"".join(head(2 * n + 1) for n in range(100)))
+        service = m.plane.services[name("pay")]
+        await until(lambda: service.usage.requests == 100, what="all to be under way")
+        if answers == "not read":
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        flooding = background(flood(m, client, piece))
+        for _ in range(5):
+            await well(m)
+        most = await flooding
+        await well(m)
+        assert most < 100 * 512 * 1024
+        client.writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ([(b"x-%d" % n, b"") for n in range(101)], (RST_STREAM, ErrorCode.ENHANCE_YOUR_CALM)),
+        ([(b"x-large", b"v" * 65_500)], (HEADERS, b"431")),
+        ([(b"x-%d" % n, b"v" * 60_000) for n in range(5)], (GOAWAY, ErrorCode.ENHANCE_YOUR_CALM)),
+    ],
+    ids=["too many fields", "a head too large", "a head too large to be read"],
+)
+async def test_heads_have_limits(fields: Headers, expected: tuple[int, object]) -> None:
+    async with http1_service() as m:
+        client = await m.connect()
+        block = octets.encode([*GET, *fields])
+        pieces = [block[at : at + 16_384] for at in range(0, len(block), 16_384)]
+        client.send(START + frame(HEADERS, END_STREAM | (END_HEADERS if len(pieces) == 1 else 0), 1, pieces[0]))
+        for number, piece in enumerate(pieces[1:], 2):
+            client.send(frame(CONTINUATION, END_HEADERS if number == len(pieces) else 0, 1, piece))
+        kind, what = expected
+        data, sent = b"", dict[int, bytes]()
+        async with asyncio.timeout(10):
+            while kind not in sent:
+                data += await client.reader.read(1 << 16)
+                sent = {each: payload for each, _, _, payload in whole_frames(data)}
+        if kind == HEADERS:
+            assert hpack.Decoder(1 << 16).decode(sent[kind])[0] == (b":status", what)
+        else:
+            assert int.from_bytes(sent[kind][-4:] if kind == RST_STREAM else sent[kind][4:8], "big") == what
+        await well(m)
+
+
+async def test_a_header_bomb_is_not_unpacked() -> None:
+    async with http1_service() as m:
+        client = await m.connect()
+        client.send(START + frame(HEADERS, END_HEADERS | END_STREAM, 1, BOMB + BOMB_FIELD * 5000))
+        last = whole_frames(await read_to_end(client))[-1]
+        assert (last[0], int.from_bytes(last[3][4:8], "big")) == (GOAWAY, ErrorCode.ENHANCE_YOUR_CALM)
+        await well(m)
 
 
 async def test_a_client_that_gives_no_window_holds_little_and_is_let_go() -> None:

@@ -5,10 +5,14 @@ import struct
 from mesh.http.headers import Headers
 from proxy.http2 import octets
 from proxy.http2.frames import (
+    ACK,
+    CONTINUATION,
     DATA,
     END_HEADERS,
     END_STREAM,
+    GOAWAY,
     HEADERS,
+    PADDED,
     PING,
     PREFACE,
     PRIORITY,
@@ -44,8 +48,17 @@ def frames(data: bytes) -> list[tuple[int, int, int, bytes]]:
     return found
 
 
+def credit(stream: int, increment: int) -> bytes:
+    return frame(WINDOW_UPDATE, 0, stream, struct.pack(">L", increment))
+
+
 START = PREFACE + settings()
 OPEN = START + head(1, POST, END_HEADERS)
+RESET = START + head(1, [*POST, (b"X", b"1")], END_HEADERS)
+"""A stream that we reset for its upper case; what the peer sends on it may have been on its way."""
+BOMB = octets.encode(GET) + b"\x40\x01a" + b"\x7f\x81\x1e" + b"v" * 3968
+"""A head that puts a field of 4000 bytes into the table; each byte ``BOMB_FIELD`` behind it is that field again."""
+BOMB_FIELD = b"\xbe"
 
 FLOODS = [
     ("CVE-2019-9512", "PING", lambda _: frame(PING, 0, 0, b"12345678"), START),
@@ -56,5 +69,13 @@ FLOODS = [
     ("CVE-2023-44487", "rapid reset", lambda n: head(2 * n + 3, POST, END_HEADERS) + frame(RST_STREAM, 0, 2 * n + 3, b"\0\0\0\x08"), START),
     ("CVE-2025-8671", "MadeYouReset", lambda n: head(2 * n + 3) + frame(WINDOW_UPDATE, 0, 2 * n + 3, b"\0\0\0\0"), START),
     ("CVE-2019-9514", "HEADERS that are refused", lambda n: head(2 * n + 3, [*GET, (b"X", b"1")]), START),
+    ("CVE-2019-9516", "fields without a name", lambda n: head(2 * n + 3, [*GET, (b"", b"")]), START),
+    ("CVE-2024-27316", "CONTINUATION", lambda _: frame(CONTINUATION, 0, 1, b""), START + frame(HEADERS, 0, 1, b"")),
     ("4.1", "frames of unknown kinds", lambda _: frame(0xBB, 0, 0, b""), START),
+    ("6.5", "SETTINGS ACK", lambda _: frame(SETTINGS, ACK, 0), START),
+    ("6.7", "PING ACK", lambda _: frame(PING, ACK, 0, b"12345678"), START),
+    ("6.8", "GOAWAY", lambda _: frame(GOAWAY, 0, 0, b"\0" * 8), START),
+    ("5.1", "HEADERS on a stream we reset", lambda _: head(1), RESET),
+    ("5.1", "DATA on a stream we reset", lambda _: frame(DATA, PADDED, 1, b"\0x"), RESET),
+    ("5.1", "WINDOW_UPDATE on a stream we reset", lambda _: frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\1"), RESET),
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Self
@@ -136,8 +136,11 @@ class Program:
                     self.arrived.notify_all()
                 if not await self._reply(reply, request, writer):
                     return
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except asyncio.IncompleteReadError:
             pass
+        except ConnectionError:
+            with suppress(ConnectionError):  # the same again, which would else be said to have gone unnoticed
+                await writer.wait_closed()
         finally:
             self._writers.discard(writer)
             writer.close()
