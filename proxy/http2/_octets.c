@@ -3,6 +3,7 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdint.h>
 #include <string.h>
 
 #define FRAME_HEAD 9
@@ -326,7 +327,115 @@ static PyObject *is_well_formed(PyObject *Py_UNUSED(module), PyObject *fields)
     Py_RETURN_TRUE;
 }
 
+/* --- header blocks that come (RFC 7541) --------------------------------------------------------------------------- */
+
+/* Appendix B: how many symbols there are of each length. The code is a canonical one, so that this says where each
+ * symbol ends: too_many[n] are the 30 bits that are too many to begin a symbol of n bits. */
+static const unsigned char of_length[31] = {
+    [5] = 10, [6] = 26, [7] = 32, [8] = 6, [10] = 5, [11] = 3, [12] = 2, [13] = 6, [14] = 2, [15] = 3, [19] = 3,
+    [20] = 8, [21] = 13, [22] = 26, [23] = 29, [24] = 12, [25] = 4, [26] = 15, [27] = 19, [28] = 29, [30] = 4,
+};
+#define EOS 0x3FFFFFFFu
+static uint32_t too_many[31];
+
+static void fill_huffman(void)
+{
+    uint32_t code = 0;
+    for (int length = 1; length <= 30; length++) {
+        code = (code << 1) + of_length[length];
+        too_many[length] = code << (30 - length);
+    }
+}
+
+static int is_padded(const unsigned char *text, Py_ssize_t size)
+{
+    uint64_t left = 0; /* its lowest ``bits`` are yet to be read */
+    int bits = 0;
+    for (;;) {
+        while (bits < 32 && size) {
+            left = left << 8 | *text++;
+            bits += 8;
+            size--;
+        }
+        uint32_t window = (uint32_t)(bits >= 30 ? left >> (bits - 30) : ((left + 1) << (30 - bits)) - 1) & EOS;
+        int length = 5;
+        while (window >= too_many[length] && length < 30)
+            length++;
+        if (length > bits)
+            return bits < 8 && (left & ((1u << bits) - 1)) == (1u << bits) - 1;
+        if (window == EOS)
+            return 0;
+        bits -= length;
+    }
+}
+
+/* A number of ``prefix`` bits at ``*at``, which goes behind it; -1 where it has no end, or more than five bytes. */
+static int64_t read_integer(const unsigned char **at, const unsigned char *end, int prefix)
+{
+    int64_t limit = (1 << prefix) - 1, number = *(*at)++ & limit;
+    if (number < limit)
+        return number;
+    for (int shift = 0; shift < 28 && *at < end; shift += 7) {
+        unsigned char byte = *(*at)++;
+        number += (int64_t)(byte & 127) << shift;
+        if (byte < 128)
+            return number;
+    }
+    return -1;
+}
+
+static const char *fault_of(const unsigned char *at, const unsigned char *end)
+{
+    int at_start = 1;
+    while (at < end) {
+        int strings = 0;
+        unsigned char first = *at;
+        int64_t number;
+        if ((first & 0xE0) == 0x20) {
+            number = read_integer(&at, end, 5);
+            if (!at_start)
+                return "a change of the table's size behind a field (§4.2)";
+            if (number > 4096)
+                return "a table of more than 4096 bytes (§6.3)";
+        } else {
+            at_start = 0;
+            number = read_integer(&at, end, first & 0x80 ? 7 : first & 0x40 ? 6 : 4);
+            strings = first & 0x80 ? 0 : number ? 1 : 2;
+        }
+        if (number < 0)
+            return "a number without an end, or out of all bounds (§5.1)";
+        for (; strings; strings--) {
+            if (at == end)
+                return "it ends within a field (§6)";
+            int is_huffman = *at & 0x80;
+            number = read_integer(&at, end, 7);
+            if (number < 0)
+                return "a number without an end, or out of all bounds (§5.1)";
+            if (number > end - at)
+                return "it ends within a field (§6)";
+            if (is_huffman && !is_padded(at, (Py_ssize_t)number))
+                return "a text in Huffman's code that ends within a symbol, or in anything but a few ones (§5.2)";
+            at += number;
+        }
+    }
+    return NULL;
+}
+
+static PyObject *block_fault(PyObject *Py_UNUSED(module), PyObject *block)
+{
+    if (!PyBytes_Check(block)) {
+        PyErr_SetString(PyExc_TypeError, "block_fault(block: bytes)");
+        return NULL;
+    }
+    const unsigned char *at = (const unsigned char *)PyBytes_AS_STRING(block);
+    const char *fault = fault_of(at, at + PyBytes_GET_SIZE(block));
+    if (fault == NULL)
+        Py_RETURN_NONE;
+    return PyUnicode_FromString(fault);
+}
+
 static PyMethodDef functions[] = {
+    {"block_fault", block_fault, METH_O, "See proxy/http2/octets.py."},
     {"join_data", (PyCFunction)(void (*)(void))join_data, METH_FASTCALL, "See proxy/http2/octets.py."},
     {"frame", (PyCFunction)(void (*)(void))frame, METH_FASTCALL, "See proxy/http2/octets.py."},
     {"split_lines", split_lines, METH_O, "See proxy/http2/octets.py."},
@@ -340,6 +449,7 @@ static PyMethodDef functions[] = {
 static int module_exec(PyObject *Py_UNUSED(module))
 {
     fill_tables();
+    fill_huffman();
     return 0;
 }
 

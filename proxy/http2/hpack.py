@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mesh.http.headers import Headers
 from proxy.http2.errors import ConnectionFault, ErrorCode
-from proxy.http2.octets import pairs
+from proxy.http2.octets import block_fault, pairs
 
 NO_TABLE = b"\x20"
 """A dynamic table size update to 0 (§6.3): the first block of a connection says that we index nothing."""
@@ -39,6 +39,10 @@ class Decoder:
     def decode(self, block: bytes) -> Headers:
         """The fields of a block. Raises ConnectionFault: without the table nothing that follows can be read."""
         library = _native()
+        fault = block_fault(block)
+        if fault is not None:
+            message = f"a header block that cannot be decoded (RFC 7541): {fault}"
+            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, message)
         try:
             return pairs(self._decoder.decode(block, raw=True))
         except library.too_large as error:
@@ -48,10 +52,10 @@ class Decoder:
             message = f"a header block that cannot be decoded (RFC 7541): {error}"
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, message) from error
         except BaseException as error:
-            # jh2 panics in Rust where a block ends too early, and a panic is no Exception.
+            # jh2 panics in Rust where a block ends too early, and a panic is no Exception: that is sorted out before.
             if type(error).__name__ != "PanicException":
                 raise
-            message = "a header block that ends too early (RFC 7541)"
+            message = "a header block that no decoder reads (RFC 7541)"
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, message) from None
 
 

@@ -30,6 +30,12 @@ STATIC: tuple[tuple[bytes, bytes], ...] = (
     (b"transfer-encoding", b""), (b"user-agent", b""), (b"vary", b""), (b"via", b""), (b"www-authenticate", b""),
 )  # fmt: skip
 HEADER_LIST_BYTES = 64 * 1024  # what HTTP/1.1 takes (60 KiB, 100 fields), counted as RFC 9113 §6.5.2 does
+TABLE_BYTES = 4096  # of the peer's table (RFC 9113 §6.5.2): we never say otherwise
+_LATE_UPDATE = "a change of the table's size behind a field (§4.2)"
+_LARGE_TABLE = f"a table of more than {TABLE_BYTES} bytes (§6.3)"
+_BAD_INTEGER = "a number without an end, or out of all bounds (§5.1)"
+_BAD_PADDING = "a text in Huffman's code that ends within a symbol, or in anything but a few ones (§5.2)"
+_ENDS_EARLY = "it ends within a field (§6)"
 CREDENTIALS = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"))
 _WHOLE = {pair: index for index, pair in enumerate(STATIC, 1) if pair[1]}
 _NAMES = {name: index for index, (name, _) in reversed(tuple(enumerate(STATIC, 1)))}
@@ -65,6 +71,43 @@ def encode(fields: Headers, /) -> bytes:
     Each is an entry of the static table, or a literal that is not indexed; credentials are never to be (§7.1.3).
     """
     return b"".join([_encode_field(pair) for pair in fields])
+
+
+def block_fault(block: bytes, /) -> str | None:
+    """What is wrong with a header block, of that which can be told without a table; None where nothing is.
+
+    Native decoders forgive it, and two that forgive differently read two different heads (RFC 7541 §4.2, §5.1, §5.2).
+    """
+    position, size, at_start = 0, len(block), True
+    while position < size:
+        first = block[position]
+        if first & 0xE0 == 0x20:
+            number, position = _read_integer(block, position, 5)
+            if not at_start:
+                return _LATE_UPDATE
+            if number > TABLE_BYTES:
+                return _LARGE_TABLE
+            strings = 0
+        else:
+            at_start = False
+            prefix = 7 if first & 0x80 else 6 if first & 0x40 else 4
+            number, position = _read_integer(block, position, prefix)
+            strings = 0 if first & 0x80 else 1 if number else 2
+        if position < 0:
+            return _BAD_INTEGER
+        for _ in range(strings):
+            if position == size:
+                return _ENDS_EARLY
+            is_huffman = block[position] & 0x80
+            number, position = _read_integer(block, position, 7)
+            if position < 0:
+                return _BAD_INTEGER
+            if number > size - position:
+                return _ENDS_EARLY
+            if is_huffman and not _is_padded(block[position : position + number]):
+                return _BAD_PADDING
+            position += number
+    return None
 
 
 def pairs(fields: list[Any], /) -> Headers:
@@ -132,6 +175,55 @@ def _integer(pattern: int, prefix: int, value: int) -> bytes:
     return bytes(out)
 
 
+def _read_integer(block: bytes, position: int, prefix: int) -> tuple[int, int]:
+    """§5.1: a number and the position behind it; that is -1 where it has no end, or more than five bytes."""
+    limit = (1 << prefix) - 1
+    number = block[position] & limit
+    if number < limit:
+        return number, position + 1
+    for shift, byte in enumerate(block[position + 1 : position + 5]):
+        number += (byte & 127) << 7 * shift
+        if byte < 128:
+            return number, position + 2 + shift
+    return 0, -1
+
+
+def _is_padded(text: bytes) -> bool:
+    """§5.2: behind the last whole symbol there are fewer than eight bits, all ones; and EOS stands nowhere."""
+    left = bits = position = 0  # of ``left`` the lowest ``bits`` are yet to be read
+    while True:
+        if bits < 30 and position < len(text):
+            more = text[position : position + 8]
+            left = left << 8 * len(more) | int.from_bytes(more, "big")
+            bits, position = bits + 8 * len(more), position + 8
+        left &= (1 << bits) - 1
+        window = left >> bits - 30 if bits >= 30 else (left + 1 << 30 - bits) - 1  # as if ones followed
+        length = next(length for length, limit in _HUFFMAN if window < limit)
+        if length > bits:
+            return bits < 8 and left == (1 << bits) - 1
+        if window == _EOS:
+            return False
+        bits -= length
+
+
+def _huffman() -> tuple[tuple[int, int], ...]:
+    """For each length of a symbol the 30 bits that are too many to begin one: the code is a canonical one."""
+    lengths, code, before = [], 0, 0
+    for length, count in _OF_LENGTH:
+        code = (code << length - before) + count
+        lengths.append((length, code << 30 - length))
+        before = length
+    return tuple(lengths)
+
+
+# RFC 7541 appendix B: how many symbols there are of each length, in bits.
+_OF_LENGTH = (
+    (5, 10), (6, 26), (7, 32), (8, 6), (10, 5), (11, 3), (12, 2), (13, 6), (14, 2), (15, 3), (19, 3), (20, 8), (21, 13),
+    (22, 26), (23, 29), (24, 12), (25, 4), (26, 15), (27, 19), (28, 29), (30, 4),
+)  # fmt: skip
+_HUFFMAN = _huffman()
+_EOS = (1 << 30) - 1
+
 IS_COMPILED = False
 if not os.environ.get("MESH_PURE_PYTHON"):
     try:
@@ -139,8 +231,8 @@ if not os.environ.get("MESH_PURE_PYTHON"):
     except ImportError:
         pass
     else:
-        join_data, encode, pairs, is_well_formed, frame, split_lines, list_bytes = (
-            _octets.join_data, _octets.encode, _octets.pairs, _octets.is_well_formed, _octets.frame,
-            _octets.split_lines, _octets.list_bytes,
+        join_data, encode, block_fault, pairs, is_well_formed, frame, split_lines, list_bytes = (
+            _octets.join_data, _octets.encode, _octets.block_fault, _octets.pairs, _octets.is_well_formed,
+            _octets.frame, _octets.split_lines, _octets.list_bytes,
         )  # fmt: skip
         IS_COMPILED = True

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 
+import hpack
 import pytest
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -56,6 +58,52 @@ def test_blocks_are_the_same(given_fields) -> None:
 @example([(b"a", b"\x7f")])
 def test_the_same_fields_are_well_formed(given_fields) -> None:
     assert octets.is_well_formed(given_fields) is PYTHON.is_well_formed(given_fields)
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> bytes:
+    """A header block as peers write them, with Huffman's code, and then perhaps a few bytes of it changed."""
+    writer = hpack.Encoder()
+    writer.header_table_size = draw(st.sampled_from([4096, 0, 100]))
+    block = bytearray(b"".join(writer.encode(draw(fields), huffman=draw(st.booleans())) for _ in range(2)))
+    for _ in range(draw(st.integers(0, 2))):
+        if block:
+            block[draw(st.integers(0, len(block) - 1))] = draw(st.integers(0, 255))
+    return bytes(block[: len(block) - draw(st.integers(0, 2))])
+
+
+@needs_compiled
+@given(blocks() | st.binary(max_size=60))
+def test_the_same_is_wrong_with_a_block(block: bytes) -> None:
+    assert octets.block_fault(block) == PYTHON.block_fault(block)
+
+
+@given(blocks() | st.binary(max_size=60))
+def test_what_another_decoder_refuses_for_its_form_is_refused(block: bytes) -> None:
+    """The decoder in Python is strict; ours may only be stricter, and never where a block is as it was written."""
+    try:
+        hpack.Decoder(max_header_list_size=1 << 30).decode(block, raw=True)
+    except hpack.InvalidTableIndexError:
+        return  # of that nothing can be told without the table
+    except (hpack.HPACKError, ValueError, IndexError):
+        assert octets.block_fault(block)
+
+
+@given(fields, st.booleans())
+def test_nothing_is_wrong_with_a_block_as_it_was_written(given_fields, huffman: bool) -> None:  # noqa: FBT001
+    assert octets.block_fault(hpack.Encoder().encode(given_fields, huffman=huffman)) is None
+
+
+@pytest.mark.parametrize("symbol", range(257))
+def test_the_end_of_every_symbol_is_known(symbol: int) -> None:
+    """RFC 7541 appendix B, by the codes of another package. EOS (256) itself may not stand there."""
+    code, length = REQUEST_CODES[symbol], REQUEST_CODES_LENGTH[symbol]
+    spare = -length % 8
+    text = ((code + 1 << spare) - 1).to_bytes((length + spare) // 8, "big")
+    field = b"\x00\x01a" + bytes((0x80 | len(text),)) + text
+    assert (octets.block_fault(field) is None) is (symbol != 256)
+    if 0 < spare < 5:  # else another symbol may fit
+        assert octets.block_fault(field[:-1] + bytes((field[-1] ^ 1,)))
 
 
 frames = st.lists(
@@ -120,6 +168,7 @@ def test_pairs_are_the_same(triples) -> None:
         lambda: octets.frame(0, 0, 1, "text"),
         lambda: octets.split_lines(["text"]),
         lambda: octets.list_bytes([1]),
+        lambda: octets.block_fault("text"),
     ],
 )
 def test_what_is_no_list_of_fields_is_an_error_and_no_crash(call) -> None:
