@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from proxy.request_body import RequestBody
     from proxy.table import CompiledRule
     from proxy.upstream.endpoint import UpstreamEndpoint
-    from proxy.upstream.service import Cluster
+    from proxy.upstream.service import Cluster, UpstreamService
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Exchange:
                 endpoint.requests += 1
                 http2 = endpoint.speaks_http2
                 if http2 is None:
-                    http2 = request.version == HTTP2 and not request.upgrade and listener.caller_spoke_http2(request)
+                    http2 = self._prefers_http2(service)
                 attempt.http2 = http2
                 stream: UpstreamStream | None = None if skip_pool else endpoint.take(certain=certain, http2=http2)
                 if stream is None:
@@ -263,6 +263,13 @@ class Exchange:
             if usage is not None:
                 usage.requests -= 1
             self._end()
+
+    def _prefers_http2(self, service: UpstreamService) -> bool:
+        """How to speak to an endpoint of which nothing is declared: over TLS its ALPN decides, if we offer HTTP/2."""
+        request = self.request
+        if request.upgrade or request.version == TCP:
+            return False
+        return service.tls is not None or (request.version == HTTP2 and self.listener.caller_spoke_http2(request))
 
     def _decline_upgrade(self, cluster: Cluster) -> None:
         """As if it had not been asked (RFC 9110 §7.8); in HTTP/2 there is no such answer (RFC 8441 §4)."""

@@ -232,20 +232,19 @@ class OutboundListener(Listener):
 
     @property
     def takes_connections(self) -> bool:
-        """See Listener: as told, else as the service's policy says, or a TCPRoute of it."""
+        """See Listener: as told, else as the service's policy says (or its endpoints), or a TCPRoute of it."""
         plane, service = self.plane, self.service
         if service is None or self._is_tcp or plane.table is None:
             return self._is_tcp
-        policy = plane.service(service).policy
-        return policy.app_protocol is AppProtocol.TCP or plane.entry(service).connections is not None
+        return plane.service(service).app_protocol is AppProtocol.TCP or plane.entry(service).connections is not None
 
     @property
     def peeks(self) -> bool:
-        """See Listener: only as long as the service's policy says nothing."""
+        """See Listener: only as long as nothing is said of the service."""
         plane, service = self.plane, self.service
         if not self.detects or service is None or self.takes_connections:
             return False
-        return plane.table is None or plane.service(service).policy.app_protocol is None
+        return plane.table is None or plane.service(service).app_protocol is None
 
     def _route_connection(self, service: Name) -> CompiledRule | Name:
         rule = self.plane.entry(service).connection_rule()

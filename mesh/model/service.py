@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from mesh.model.name import Name
+from mesh.model.policy import AppProtocol
+
+_APP_PROTOCOLS = {protocol.value: protocol for protocol in AppProtocol}
 
 
 class Health(Enum):
@@ -50,8 +53,16 @@ class Endpoint:
 
     @property
     def speaks_http2(self) -> bool | None:
-        """What it says of itself by the metadata ``http2``: ``true`` or ``false``; None where it says nothing."""
-        return {"true": True, "false": False}.get(self.metadata.get("http2", ""))
+        """What its metadata say: ``http2`` (``true`` or ``false``), else ``appProtocol``; None where neither does."""
+        told = {"true": True, "false": False}.get(self.metadata.get("http2", ""))
+        if told is None and self.app_protocol is not None:
+            return self.app_protocol.is_http2
+        return told
+
+    @property
+    def app_protocol(self) -> AppProtocol | None:
+        """What it says of itself by the metadata ``appProtocol``; None where that is missing, or none of ours."""
+        return _APP_PROTOCOLS.get(self.metadata.get("appProtocol", ""))
 
     def __str__(self) -> str:
         """``id (address:port)``, for people."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from mesh.http.headers import Headers
 from mesh.http.message import SWITCHED, WEBSOCKET, RequestHead, ResponseHead
@@ -19,6 +19,8 @@ from proxy.http2.connection import Http2Connection
 from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault, code_name
 from proxy.http2.messages import request_fields, response_head, trailers
 from proxy.http2.octets import list_bytes
+from proxy.tls import HTTP2
+from proxy.upstream.connect import agreed_on
 from proxy.websocket import ACCEPT, KEY, accept_for
 
 if TYPE_CHECKING:
@@ -101,7 +103,12 @@ class Http2Upstream(Http2Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected, its handshake done."""
-        self._made_s = self.pool.endpoint.service.plane.now_s
+        endpoint = self.pool.endpoint
+        self._made_s = endpoint.service.plane.now_s
+        if endpoint.service.tls is not None and agreed_on(transport) != HTTP2:
+            self.transport = cast("asyncio.Transport", transport)
+            self.is_closed = True  # before a byte was sent: the pool finds somebody else to use it
+            return
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

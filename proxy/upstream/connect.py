@@ -107,7 +107,7 @@ async def _connect(
     return connection
 
 
-def agreed_on(connection: asyncio.Transport) -> str | None:
+def agreed_on(connection: asyncio.BaseTransport) -> str | None:
     """What ALPN chose (RFC 7301); None without TLS, or where the endpoint does not know it."""
     secured = connection.get_extra_info("ssl_object")
     return None if secured is None else secured.selected_alpn_protocol()

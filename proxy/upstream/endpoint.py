@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from mesh.http.outcome import ConnectFailed
+from mesh.http.outcome import ConnectFailed, Overflow
 from mesh.model.policy import AppProtocol
 from mesh.model.service import Endpoint
 from mesh.rules.outlier import OutlierState
@@ -34,6 +34,7 @@ class UpstreamEndpoint:
 
     __slots__ = (
         "_connecting",
+        "_declared",
         "_idle",
         "_waiting",
         "active",
@@ -68,16 +69,20 @@ class UpstreamEndpoint:
         """Of connections: those of an earlier one were made under an older TLS policy, and serve no more requests."""
         self.http2_pool = Http2Pool(self)
         self.speaks_http2: bool | None = None
-        """None: speak to it as the caller spoke. Set by ``refresh``."""
+        """None: it was not said. With TLS it is agreed on then (ALPN), else spoken to it is as the caller spoke."""
+        self._declared: bool | None = None
 
     def refresh(self) -> None:
-        """Look again at what the policy and its own metadata say."""
-        declared = self.service.policy.app_protocol
-        self.speaks_http2 = self.model.speaks_http2 if declared is None else declared.is_http2
+        """Look again at what the policy and its own metadata say; what ALPN told stands until they say otherwise."""
+        policy = self.service.policy.app_protocol
+        declared = self.model.speaks_http2 if policy is None else policy.is_http2
+        if declared is not self._declared:
+            self._declared = self.speaks_http2 = declared
 
     def renew(self) -> None:
         """Connections are made otherwise from now on: what is idle is closed, what is busy is not used again."""
         self.generation += 1
+        self.speaks_http2 = self._declared
         for connection in self._idle:
             connection.close()
         self._idle.clear()
@@ -105,6 +110,20 @@ class UpstreamEndpoint:
             self.http2_pool.connect_for(attempt)
             return
         self._waiting.join(attempt, has_connections=bool(self.connections or self._connecting))
+        self._connect_for_waiting()
+
+    def take_over(self, transport: asyncio.Transport, generation: int, attempts: list[Attempt]) -> None:
+        """Take a connection, counted already, that was offered HTTP/2 and agreed to HTTP/1.1, and who waited for it."""
+        for attempt in attempts:
+            attempt.http2 = False
+            try:
+                self._waiting.join(attempt, has_connections=True)
+            except Overflow as error:
+                attempt.on_error(error)
+        connection = Http1Upstream(self, self.service.plane.trampoline)
+        transport.set_protocol(cast("asyncio.Protocol", connection))
+        connection.connection_made(transport)
+        self._add(connection, generation)
         self._connect_for_waiting()
 
     def release(self, connection: Http1Upstream) -> None:
@@ -159,7 +178,7 @@ class UpstreamEndpoint:
     async def _connect(self) -> None:
         plane, generation = self.service.plane, self.generation
         try:
-            is_tcp = self.service.policy.app_protocol is AppProtocol.TCP
+            is_tcp = self.service.app_protocol is AppProtocol.TCP
             offered = () if is_tcp else (HTTP1,)
             connection = await connect(self, lambda: Http1Upstream(self, plane.trampoline), offered)
         except ConnectFailed as error:
@@ -170,10 +189,13 @@ class UpstreamEndpoint:
             raise
         else:
             self._connecting -= 1
-            connection.generation = generation
-            self.connections.add(connection)
-            self.release(connection)
+            self._add(connection, generation)
         plane.trampoline.drain()
+
+    def _add(self, connection: Http1Upstream, generation: int) -> None:
+        connection.generation = generation
+        self.connections.add(connection)
+        self.release(connection)
 
     def _connect_failed(self, error: ConnectFailed) -> None:
         """One connection failed, so one waiter fails with it, the others still have theirs under way."""

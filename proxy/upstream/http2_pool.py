@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from mesh.http.outcome import ConnectFailed, Overflow, TlsFailed
+from mesh.http.outcome import ConnectFailed, TlsFailed
 from proxy.http2.upstream import Http2Upstream, UpstreamStream
 from proxy.tls import HTTP1, HTTP2
 from proxy.upstream.connect import agreed_on, connect
@@ -110,6 +110,8 @@ class Http2Pool:
         if self._waiting and not self._connecting and usage.may_connect:
             if any(each.room > 0 or each.codec.awaits_settings for each in self._connections):
                 return  # its settings may say that there is room for all
+            if any(not each.codec.peer_concurrent for each in self._connections):
+                return  # it takes none for now (RFC 9113 §6.5.2), on whatever connection
             usage.connections += 1
             self._connecting = True
             self.endpoint.service.plane.tasks.start(self._connect(), f"connect {self.endpoint.address}")
@@ -128,7 +130,7 @@ class Http2Pool:
             raise
         else:
             if endpoint.service.tls is not None and agreed_on(connection.transport) != HTTP2:
-                self._speaks_http1_only(connection)
+                self._speaks_http1_only(connection.transport, generation)
                 plane.trampoline.drain()
                 return
             self._connecting = False
@@ -146,22 +148,16 @@ class Http2Pool:
                 self.retire(connection)  # discovery took it away while we were connecting
         plane.trampoline.drain()
 
-    def _speaks_http1_only(self, connection: Http2Upstream) -> None:
+    def _speaks_http1_only(self, transport: asyncio.Transport, generation: int) -> None:
         """ALPN says so (RFC 9113 §3.2): who was told otherwise is refused, who left it open goes on in HTTP/1.1."""
         endpoint = self.endpoint
-        connection.transport.abort()
         if endpoint.speaks_http2:
+            transport.abort()
             self._failed(TlsFailed(f"{endpoint} does not agree to HTTP/2 (ALPN); see appProtocol", not_sent=True))
             return
         self._connecting = False
-        endpoint.service.usage.connections -= 1
         endpoint.speaks_http2 = False
-        for attempt in self._waiting.disband():
-            attempt.http2 = False
-            try:
-                endpoint.connect_for(attempt)
-            except Overflow as error:
-                attempt.on_error(error)
+        endpoint.take_over(transport, generation, self._waiting.disband())
 
     def _failed(self, error: ConnectFailed) -> None:
         """Whoever waits fails with it, unless there is another connection on which there may be room."""

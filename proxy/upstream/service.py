@@ -87,6 +87,8 @@ class UpstreamService:
         self.plane = plane
         self.name = name
         self.policy = policy or ServicePolicy(name)
+        self.app_protocol = self.policy.app_protocol
+        """What its policy declares, else what all its endpoints say of themselves."""
         self.upgrades = upgrades_of(self.policy)
         self.tls = tls_of(self.policy)
         """How its endpoints are met with TLS; None: in clear text."""
@@ -182,6 +184,8 @@ class UpstreamService:
             endpoint.close()
 
     def _refresh(self) -> None:
+        told = {endpoint.model.app_protocol for endpoint in self.endpoints.values()}
+        self.app_protocol = self.policy.app_protocol or (told.pop() if len(told) == 1 else None)
         for endpoint in self.endpoints.values():
             endpoint.refresh()
         for cluster in self._clusters.values():

@@ -12,8 +12,9 @@ import pytest
 from mesh.http.headers import Headers
 from mesh.model.policy import AppProtocol, Limits, ServicePolicy
 from mesh.model.service import Endpoint
-from proxy.http2.frames import DATA, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE
-from tests.support.http2 import frame
+from proxy.http2.frames import DATA, GOAWAY, HEADERS, LAST_STREAM, MAX_CONCURRENT_STREAMS, RST_STREAM, WINDOW_UPDATE
+from tests.support.control import background
+from tests.support.http2 import frame, settings
 from tests.support.http2_server import OK, Handler, Talk, head, http2_endpoint
 from tests.support.http2_server import Endpoint as RawEndpoint
 from tests.support.mesh import Mesh, mesh, name
@@ -55,6 +56,34 @@ async def test_a_reset_is_retried_a_few_times_and_not_without_end(code: int) -> 
         assert (await m.get("pay")).status == 200
         assert (await m.get("pay")).status == 503
         assert endpoint.heads <= 4
+        await over(m)
+
+
+async def test_an_endpoint_that_takes_no_streams_is_waited_for_and_not_connected_to_again() -> None:
+    """RFC 9113 §6.5.2: it may say 0 for a short while."""
+    async with calling(answers, (MAX_CONCURRENT_STREAMS, 0)) as (m, endpoint):
+        service = m.plane.services[name("pay")]
+        calls = [background(m.get("pay")) for _ in range(5)]
+        await until(lambda: bool(endpoint.talks), what="a connection")
+        await until(lambda: service.usage.pending >= 4, what="them to wait")  # one may come before the settings
+        await asyncio.sleep(0.1)
+        assert len(endpoint.talks) == 1
+        endpoint.talks[0].send(settings((MAX_CONCURRENT_STREAMS, 10)))
+        assert [answer.status for answer in await asyncio.gather(*calls)] == [200] * 5
+        await over(m)
+
+
+async def test_a_connection_whose_numbers_have_run_out_is_followed_by_another() -> None:
+    """RFC 9113 §5.1.1: they are not used again."""
+    async with calling(answers) as (m, endpoint):
+        assert (await m.get("pay")).status == 200
+        (pay,) = m.plane.services[name("pay")].endpoints.values()
+        (connection,) = pay.http2_pool._connections
+        connection.codec.next_stream = LAST_STREAM
+        assert [(await m.get("pay")).status for _ in range(3)] == [200] * 3
+        assert [len(talk.received) > 0 for talk in endpoint.talks] == [True, True]
+        assert [stream for kind, _, stream, _ in endpoint.talks[0].received if kind == HEADERS] == [1, LAST_STREAM]
+        assert [stream for kind, _, stream, _ in endpoint.talks[1].received if kind == HEADERS] == [1, 3]
         await over(m)
 
 

@@ -350,9 +350,21 @@ async def test_http1_that_closes_after_each_answer_resumes_sessions(
     authority: Authority, version: ssl.TLSVersion
 ) -> None:
     async with mesh().start() as m, one_answer_each(authority, version) as (port, resumed):
-        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)))
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)), AppProtocol.HTTP)
         assert [(await m.get("web")).status for _ in range(3)] == [200] * 3
         assert resumed == [False, True, True]
+
+
+async def test_a_connection_that_agrees_to_http1_where_http2_was_offered_serves_those_who_waited_for_it(
+    authority: Authority,
+) -> None:
+    async with mesh().start() as m, one_answer_each(authority, ssl.TLSVersion.TLSv1_3) as (port, resumed):
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)))
+        answers = await asyncio.gather(*(m.get("web") for _ in range(3)))
+        assert [answer.status for answer in answers] == [200] * 3
+        assert len(resumed) == 3
+        assert m.plane.services[name("web")].usage.pending == 0
+        await until(lambda: m.plane.services[name("web")].usage.connections == 0, what="the connections to close")
 
 
 @VERSIONS
@@ -408,7 +420,7 @@ async def test_alpn_says_which_http_is_spoken(
     http2: bool,  # noqa: FBT001 - a row
     protocol: AppProtocol | None,
 ) -> None:
-    """An HTTP/2 caller, and a service that leaves it open: ALPN decides; one that says http2 gets it for every caller."""
+    """A service that leaves it open: ALPN decides, whatever its callers speak."""
     async with mesh().start() as m, secured_nginx(tmp_path / "n", authority.issue("web"), http2=http2) as port:
         declare(m, port, TlsPolicy(ca_file=str(authority.certificate)), protocol)
         version = "HTTP/2.0" if http2 else "HTTP/1.1"
@@ -420,8 +432,38 @@ async def test_alpn_says_which_http_is_spoken(
                 subprocess.run, command, capture_output=True, text=True, timeout=10, check=True
             )
             assert done.stdout.split()[:2] == [version, "https"]
-        if protocol is not None:
+        assert (await m.get("web")).body.decode().split()[:2] == [version, "https"]
+
+
+async def test_an_endpoint_that_takes_only_http2_over_tls_is_agreed_on_for_http1_callers_too(
+    authority: Authority, tmp_path: Path
+) -> None:
+    more = "ssl_protocols TLSv1.3; if ($server_protocol != HTTP/2.0) { return 505; }"
+    async with (
+        mesh().start() as m,
+        secured_nginx(tmp_path / "n", authority.issue("web"), http2=True, more=more) as port,
+    ):
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)))
+        for _ in range(2):  # nginx closes after three
             assert (await m.get("web")).body.startswith(b"HTTP/2.0 https")
+        (endpoint,) = m.plane.services[name("web")].endpoints.values()
+        assert (endpoint.http2_pool.count, len(endpoint.connections)) == (1, 0)
+
+
+async def test_what_alpn_told_is_not_asked_again_at_each_word_of_discovery(
+    authority: Authority, tmp_path: Path
+) -> None:
+    async with mesh().start() as m, secured_nginx(tmp_path / "n", authority.issue("web")) as port:
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)))
+        assert (await m.get("web")).status == 200
+        service = m.plane.services[name("web")]
+        (endpoint,) = service.endpoints.values()
+        assert endpoint.speaks_http2 is False
+        service.apply([endpoint.model])
+        assert endpoint.speaks_http2 is False
+        declare(m, port, TlsPolicy("web", str(authority.certificate)))  # it is met otherwise from now on
+        assert endpoint.speaks_http2 is None
+        assert (await m.get("web")).status == 200
 
 
 async def test_an_endpoint_that_does_not_agree_to_http2_is_refused(authority: Authority, tmp_path: Path) -> None:
