@@ -62,13 +62,15 @@ class RequestHead:
 
     ``target`` is path and query as sent, ``authority`` host[:port] as sent. ``known`` holds KNOWN_REQUEST_FIELDS,
     repeated ones joined by ", " (RFC 9110 §5.3); ``fields`` all others. ``content_length`` is None where the body's
-    length is not known beforehand; ``has_body`` False means that no body follows at all. ``wants_trailers``: the client
-    of an HTTP/2 request takes trailers (``te: trailers``), which gRPC asks for. ``grpc`` is None unless it is a gRPC
+    length is not known beforehand; ``has_body`` False means that no body follows at all. ``wants_trailers``: its sender
+    takes trailers (``te: trailers``), which gRPC asks for; ``announces_trailers``: it came over HTTP/2, and says that
+    some will follow a body, which may have a length there. ``grpc`` is None unless it is a gRPC
     call: then its sender reads the outcome from gRPC's status. ``upgrade`` names the protocol that shall follow on the
     connection, or stream (RFC 9110 §7.8, RFC 8441): ``websocket``.
     """
 
     __slots__ = (
+        "announces_trailers",
         "authority",
         "content_length",
         "expects_continue",
@@ -96,6 +98,7 @@ class RequestHead:
         self.has_body = False
         self.expects_continue = False
         self.wants_trailers = False
+        self.announces_trailers = False
         self.grpc: GrpcCall | None = None
         self.upgrade: bytes | None = None
         self.version = b"1.1"
@@ -119,7 +122,7 @@ class RequestHead:
 class ResponseHead:
     """A response up to its body; attributes as in ``RequestHead``. ``not_sent``: it carried NOT_SENT."""
 
-    __slots__ = ("content_length", "fields", "has_body", "not_sent", "status")
+    __slots__ = ("announces_trailers", "content_length", "fields", "has_body", "not_sent", "status")
 
     def __init__(
         self,
@@ -136,6 +139,7 @@ class ResponseHead:
         self.content_length = content_length
         self.has_body = has_body
         self.not_sent = not_sent
+        self.announces_trailers = False
 
     @property
     def headers(self) -> Headers:

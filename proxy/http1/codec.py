@@ -15,7 +15,7 @@ from typing import Final
 
 from mesh.http.connect import is_target, make_connect
 from mesh.http.grpc import CALL_FIELDS, WEB_TYPE, web_call
-from mesh.http.headers import Fields, Headers
+from mesh.http.headers import Fields, Headers, list_members
 from mesh.http.message import METHODS, SWITCHED, RequestHead, ResponseHead
 from mesh.http.outcome import (
     BadRequest,
@@ -36,6 +36,7 @@ from proxy.http1.fields import (
     LENGTH,
     PERSISTENCE_ONLY,
     SAYS_NOT_SENT,
+    TE,
     UPGRADE,
     apply_connection,
     malformed,
@@ -153,6 +154,8 @@ def _apply_special(request: RequestHead, special: list[tuple[int, bytes, bytes]]
                 named = [*(named or ()), value]
         elif kind == EXPECT:
             _apply_expect(request, value, is_11=is_11)
+        elif kind == TE:
+            request.wants_trailers = request.wants_trailers or b"trailers" in list_members([value.lower()])
         elif kind == UPGRADE:
             upgrades = [*(upgrades or ()), value]
     if named is not None:
@@ -396,15 +399,22 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 def request_bytes(head: RequestHead, added: list[bytes]) -> bytes:
     """A request head for the wire, rebuilt field by field, with the lines (without CRLF) that the mesh adds."""
     front = (head.method, b" ", head.target, b" HTTP/1.1\r\nhost: ", head.authority)
-    if head.content_length is not None:
-        framing = b"content-length: %d\r\n" % head.content_length
+    if is_chunked(head):
+        framing = b"transfer-encoding: chunked\r\n"
     else:
-        framing = b"transfer-encoding: chunked\r\n" if head.has_body else b""
+        framing = b"" if head.content_length is None else b"content-length: %d\r\n" % head.content_length
     if head.expects_continue:
         framing += b"expect: 100-continue\r\n"
     if head.upgrade is not None:
         framing += upgrade_lines(head.upgrade)
+    elif head.wants_trailers:
+        framing += b"te: trailers\r\nconnection: te\r\n"  # RFC 9110 §10.1.4: it is about this connection
     return join_head(front, head.fields.lines, added, (framing, b"\r\n"))
+
+
+def is_chunked(head: RequestHead) -> bool:
+    """Tell how its body is framed: only chunks have a place for trailers, whatever is known of its length."""
+    return head.has_body and (head.content_length is None or head.announces_trailers)
 
 
 def upgrade_lines(protocol: bytes) -> bytes:

@@ -315,7 +315,7 @@ class Http1Downstream:
         if self._listener.is_draining:
             self._keep_alive = False
         length = head.content_length
-        if length is not None and self._keep_alive and self._version == b"1.1":
+        if length is not None and self._keep_alive and self._version == b"1.1" and not head.announces_trailers:
             self._chunked_answer = self._ends_by_close = False
             framing = b"content-length: %d\r\n\r\n" % length
         else:
@@ -416,7 +416,10 @@ class Http1Downstream:
         """The last lines of an answer's head: how its body ends and what becomes of the connection."""
         self._chunked_answer = self._ends_by_close = False
         lines: list[bytes] = []
-        if head.content_length is not None:
+        if head.announces_trailers and head.has_body and self._version == b"1.1" and not self._without_body:
+            self._chunked_answer = True  # only chunks have a place for them
+            lines.append(b"transfer-encoding: chunked\r\n")
+        elif head.content_length is not None:
             lines.append(b"content-length: %d\r\n" % head.content_length)
         elif self._without_body or head.status in _BODILESS:
             pass

@@ -38,6 +38,7 @@ DROPPED: Final = 6
 KNOWN: Final = 7
 SAYS_NOT_SENT: Final = 8
 UPGRADE: Final = 9
+TE: Final = 10
 REQUEST_KINDS: Final = {
     **dict.fromkeys(HOP_BY_HOP, DROPPED),
     **dict.fromkeys(KNOWN_REQUEST_FIELDS, KNOWN),
@@ -47,6 +48,7 @@ REQUEST_KINDS: Final = {
     b"connection": CONNECTION,
     b"expect": EXPECT,
     b"upgrade": UPGRADE,
+    b"te": TE,
 }
 RESPONSE_KINDS: Final = {
     **dict.fromkeys(HOP_BY_HOP, DROPPED),

@@ -16,7 +16,7 @@ from mesh.http.message import SWITCHED, TCP, WEBSOCKET, RequestHead, ResponseHea
 from mesh.http.outcome import ProxyError, UpstreamProtocolError, UpstreamReset
 from proxy.callbacks import set_callbacks
 from proxy.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
-from proxy.http1.codec import CHUNKED, UNTIL_CLOSE, chunk, last_chunk, parse_response, request_bytes
+from proxy.http1.codec import CHUNKED, UNTIL_CLOSE, chunk, is_chunked, last_chunk, parse_response, request_bytes
 from proxy.http1.fields import HEAD_END
 from proxy.http1.limits import DEFAULT_LIMITS
 from proxy.tunnel import TunnelUpstream
@@ -93,7 +93,7 @@ class Http1Upstream:
             added.append(b"%b: %b" % (KEY, self._websocket_key))
         data = request_bytes(head, added)
         if head.has_body:
-            self._chunked_request = head.content_length is None
+            self._chunked_request = is_chunked(head)
             if body:
                 data += chunk(body) if self._chunked_request else body
             if ended and self._chunked_request:

@@ -30,7 +30,7 @@ _FORBIDDEN: Final = frozenset((b"connection", b"proxy-connection", b"keep-alive"
 _DROPPED: Final = frozenset(
     (b"host", b"te", b"proxy-authenticate", b"proxy-authorization", b"content-length", b"expect")
 )
-_SPECIAL: Final = _FORBIDDEN | _DROPPED | KNOWN_REQUEST_FIELDS | CALL_FIELDS | {b"cookie", b"content-type"}
+_SPECIAL: Final = _FORBIDDEN | _DROPPED | KNOWN_REQUEST_FIELDS | CALL_FIELDS | {b"cookie", b"content-type", b"trailer"}
 _NOT_TRAILERS: Final = _DROPPED | frozenset(
     b"cookie set-cookie authorization content-type content-encoding content-range trailer x-mesh-not-sent".split()
 )
@@ -48,7 +48,7 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
     host: bytes | None = None
     length: int | None = None
     cookies: list[bytes] = []
-    wants_trailers = expects = False
+    wants_trailers = announces_trailers = expects = False
     saw_regular = False
     content_type = b""
     of_grpc: Headers = []
@@ -79,6 +79,9 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
             if value.lower() != b"trailers":
                 raise _malformed("te other than trailers (§8.2.2)")
             wants_trailers = True
+        elif name == b"trailer":
+            plain.append((name, value))
+            announces_trailers = True
         elif name == b"host":
             if host is not None:
                 raise _malformed("more than one host (§8.3.1)")
@@ -104,7 +107,7 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
     if len(path) > MAX_TARGET:
         message = f"the path is longer than {MAX_TARGET} bytes"
         raise UriTooLong(message)
-    if authority is None or (host is not None and host != authority) or not _is_authority(authority):
+    if authority is None or not _is_authority(authority) or (host is not None and not _is_same(host, authority)):
         raise _malformed(":authority is missing, malformed, or not what host says (§8.3.1)")
     if ended and length:
         raise _malformed("no body where content-length says there is one (§8.1.1)")
@@ -126,6 +129,7 @@ def request_head(fields: Headers, *, ended: bool) -> RequestHead:
     head.upgrade = None if protocol is None else protocol.lower()
     head.expects_continue = expects
     head.wants_trailers = wants_trailers
+    head.announces_trailers = announces_trailers
     return head
 
 
@@ -136,11 +140,16 @@ def _connect(
     authority = pseudo.get(b":authority", b"")
     if b":scheme" in pseudo or b":path" in pseudo or not is_target(authority) or length:
         raise _malformed("CONNECT with :scheme or :path, without host:port in :authority, or with a length (§8.5)")
-    if host is not None and host != authority:
+    if host is not None and host.lower() != authority.lower():
         raise _malformed(":authority is not what host says (§8.3.1)")
     request = connect_to(authority, fields, known)
     request.version = HTTP2
     return request
+
+
+def _is_same(host: bytes, authority: bytes) -> bool:
+    """§8.3.1: one authority, however it is written; a port that is not said is HTTP's."""
+    return host == authority or host.lower().removesuffix(b":80") == authority.lower().removesuffix(b":80")
 
 
 def _is_authority(authority: bytes) -> bool:
@@ -179,7 +188,7 @@ def response_head(fields: Headers, *, ended: bool) -> ResponseHead:
         raise UpstreamProtocolError(message)
     plain: Headers = []
     length: int | None = None
-    not_sent = False
+    not_sent = announces_trailers = False
     for name, value in fields[1:]:
         if name[:1] == b":" or name in _FORBIDDEN:
             message = f"the answer's {name.decode('latin-1')} may not stand there (RFC 9113 §8.2.2, §8.3)"
@@ -191,12 +200,17 @@ def response_head(fields: Headers, *, ended: bool) -> ResponseHead:
             length = int(value)
         elif name == NOT_SENT:
             not_sent = value == b"1"
-        elif name not in _RESPONSE_DROPPED:
+        elif name not in _RESPONSE_SPECIAL:
             plain.append((name, value))
+        elif name == b"trailer":
+            plain.append((name, value))
+            announces_trailers = True
     code = int(status)
     if code < 200 or code == 204:
         length = None  # RFC 9110 §8.6: it may not stand there
-    return ResponseHead(code, Fields(plain), length, has_body=not ended, not_sent=not_sent)
+    head = ResponseHead(code, Fields(plain), length, has_body=not ended, not_sent=not_sent)
+    head.announces_trailers = announces_trailers
+    return head
 
 
 def response_fields(head: ResponseHead) -> Headers:
@@ -220,7 +234,8 @@ def trailers(fields: Headers) -> Headers:
 
 
 _REQUEST_PSEUDO: Final = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
-_RESPONSE_DROPPED: Final = frozenset((b"te", b"proxy-authenticate", b"proxy-authorization"))
+_RESPONSE_SPECIAL: Final = frozenset((b"te", b"proxy-authenticate", b"proxy-authorization", b"trailer"))
+"""All but the last are dropped."""
 _ASTERISK: Final = (b"*", b"OPTIONS")
 
 
