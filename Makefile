@@ -48,8 +48,9 @@ $(VENV)/.compiled: $(VENV)/.stamp $(COMPILED)
 demo: setup ## start a mesh on this machine and walk through it (CONSUL=1: with a real Consul agent)
 	$(if $(CONSUL),MESH_CONSUL_BIN=$$(.ci/consul) && export MESH_CONSUL_BIN && )$(BIN)/mesh demo $(if $(CONSUL),--consul)
 
+# Two at a time, each file by one: most tests wait more than they compute, and no two share a port or a folder.
 test: setup ## the whole test suite
-	@$(with_consul) $(BIN)/pytest
+	@$(with_consul) $(BIN)/pytest -n 2 --dist loadfile
 
 test-fast: setup ## the tests that start no other program: unit, property, conformance
 	@$(BIN)/pytest tests/unit tests/property tests/conformance
