@@ -7,12 +7,13 @@ began with.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import ssl
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -107,22 +108,22 @@ class ClientTls:
     def __init__(self, settings: ClientSettings) -> None:
         """Loads nothing yet: files that are not there must not keep a table from being taken."""
         self.settings = settings
-        self._contexts: dict[tuple[str, ...], _ResumingContext] = {}
-        self._sessions: OrderedDict[tuple[str, tuple[str, ...]], ssl.SSLSession] = OrderedDict()
+        self._context: _ClientContext | None = None
+        self._sessions: OrderedDict[str, ssl.SSLSession] = OrderedDict()
         pair = settings.pair
         self._files = _Files([*([settings.ca] if settings.ca else []), *([pair.certificate, pair.key] if pair else [])])
 
     def refresh(self) -> None:
         """Load again what has changed; new connections are made with it."""
-        if not (self._contexts and self._files.have_changed()):
+        if self._context is None or not self._files.have_changed():
             return
         try:
-            contexts = {protocols: self._load(protocols) for protocols in self._contexts}
+            context = self._load()
         except TlsError as error:
             name = self.settings.server_name
             logger.error("TLS to %s: the certificates from before stay: %s", name, error)  # noqa: TRY400 - as above
         else:
-            self._contexts = contexts
+            self._context = context
             self._sessions.clear()
             logger.info("TLS to %s: certificates loaded anew", self.settings.server_name)
 
@@ -132,10 +133,10 @@ class ClientTls:
 
         The connection's session is kept for the next one as soon as the endpoint has sent something.
         """
-        context = self._contexts.get(protocols)
+        context = self._context
         if context is None:
-            context = self._contexts[protocols] = self._load(protocols)
-        handshake = _Handshake(self, address, protocols, self._sessions.get((address, protocols)))
+            context = self._context = self._load()
+        handshake = _Handshake(self, address, protocols, self._sessions.get(address))
         context.upcoming.append(handshake)
         try:
             yield context
@@ -143,9 +144,9 @@ class ClientTls:
             if handshake in context.upcoming:  # given up before it began: the next must not take it for its own
                 context.upcoming.remove(handshake)
 
-    def _load(self, protocols: tuple[str, ...]) -> _ResumingContext:
-        context = _ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
-        _harden(context, protocols)
+    def _load(self) -> _ClientContext:
+        context = _ClientContext(ssl.PROTOCOL_TLS_CLIENT)
+        _harden(context)
         if self.settings.ca is not None:
             _load_ca(context, self.settings.ca)
         else:
@@ -154,11 +155,11 @@ class ClientTls:
             _load_pair(context, self.settings.pair)
         return context
 
-    def keep(self, address: str, protocols: tuple[str, ...], connection: ssl.SSLObject) -> None:
+    def keep(self, address: str, connection: ssl.SSLObject) -> None:
         """Keep a connection's session for the next one, unless it was made with files that have changed since."""
         session = connection.session
-        if session is not None and connection.context is self._contexts.get(protocols):
-            self._sessions[address, protocols] = session
+        if session is not None and connection.context is self._context:
+            self._sessions[address] = session
             if len(self._sessions) > MAX_SESSIONS:
                 self._sessions.popitem(last=False)
 
@@ -173,8 +174,8 @@ class _Handshake:
     session: ssl.SSLSession | None
 
 
-class _ResumingConnection(ssl.SSLObject):
-    """Has its session kept when the first bytes come, whatever they are and whoever reads them.
+class _ClientConnection(ssl.SSLObject):
+    """Has its session kept when the first bytes come, whatever they are and whoever reads them, and can be half closed.
 
     Before, a session of TLS 1.3 is of no use: tickets come behind the handshake (RFC 8446 §4.6.1). Later there is no
     moment that all have: TCP ends without an answer, and `connection: close` with it. Done here, it costs a connection
@@ -183,19 +184,25 @@ class _ResumingConnection(ssl.SSLObject):
 
     handshake: _Handshake | None = None
     """Until then."""
+    outgoing: ssl.MemoryBIO
+    """What it has for its endpoint, which the loop takes from here to the connection below."""
+    below: asyncio.WriteTransport | None = None
 
     def read(self, len: int = 1024, buffer: Any = None) -> bytes:  # noqa: A002, ANN401 - as the base class
-        data = super().read(len, buffer)
+        try:
+            data = super().read(len, buffer)
+        except ssl.SSLZeroReturnError:  # instead of an empty read, once we have sent close_notify ourselves
+            return b"" if buffer is None else cast("bytes", 0)  # how many, where there is a buffer
         if self.handshake is not None and data:
             handshake, self.handshake = self.handshake, None
-            handshake.tls.keep(handshake.address, handshake.protocols, self)
+            handshake.tls.keep(handshake.address, self)
         return data
 
 
-class _ResumingContext(ssl.SSLContext):
+class _ClientContext(ssl.SSLContext):
     """Gives each connection the handshake that was put in line for it: uvloop has no other way to pass a session."""
 
-    sslobject_class = _ResumingConnection
+    sslobject_class = _ClientConnection
 
     def __new__(cls, protocol: int) -> Self:
         context = super().__new__(cls, protocol)
@@ -204,11 +211,35 @@ class _ResumingContext(ssl.SSLContext):
 
     upcoming: deque[_Handshake]
 
-    def wrap_bio(self, *args: Any, **more: Any) -> ssl.SSLObject:  # noqa: ANN401 - as the base class
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        *args: Any,  # noqa: ANN401 - as the base class
+        **more: Any,  # noqa: ANN401
+    ) -> ssl.SSLObject:
         handshake = self.upcoming.popleft()
-        connection = super().wrap_bio(*args, **{**more, "session": handshake.session})
-        cast("_ResumingConnection", connection).handshake = handshake
+        self.set_alpn_protocols(list(handshake.protocols))  # of the connections made from now on
+        made = super().wrap_bio(incoming, outgoing, *args, **{**more, "session": handshake.session})
+        connection = cast("_ClientConnection", made)
+        connection.handshake, connection.outgoing = handshake, outgoing
         return connection
+
+
+def laid_over(secured: asyncio.BaseTransport, below: asyncio.WriteTransport) -> None:
+    """Tell a connection to an endpoint, whose handshake is done, which one it is laid over: see ``half_close``."""
+    secured.get_extra_info("ssl_object").below = below
+
+
+def half_close(secured: asyncio.BaseTransport) -> None:
+    """Send no more to an endpoint, and read on (close_notify, RFC 8446 §6.1): neither Python nor uvloop offers it."""
+    connection: _ClientConnection = secured.get_extra_info("ssl_object")
+    below = connection.below
+    if below is None or below.is_closing():
+        return
+    with suppress(ssl.SSLError):  # that the endpoint's own has not come yet
+        connection.unwrap()
+    below.write(connection.outgoing.read())
 
 
 class _Files:
@@ -253,17 +284,17 @@ _HINTS = {
 
 def _context(protocol: int, protocols: Sequence[str]) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
-    _harden(context, protocols)
+    _harden(context)
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
     return context
 
 
-def _harden(context: ssl.SSLContext, protocols: Sequence[str]) -> None:
+def _harden(context: ssl.SSLContext) -> None:
     """RFC 9325: TLS 1.2 at least, no compression, no renegotiation."""
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    if protocols:
-        context.set_alpn_protocols(list(protocols))
 
 
 def _load_pair(context: ssl.SSLContext, pair: KeyPair) -> None:

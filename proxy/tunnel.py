@@ -8,11 +8,12 @@ and the tunnel is over when both have.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 from mesh.http.headers import Headers
 from mesh.http.message import TCP, RequestHead, ResponseHead
 from mesh.http.outcome import ClientGone, TunnelIdle, UpstreamReset
+from proxy import tls
 from proxy.callbacks import Callbacks
 from proxy.half_close import half_close
 from proxy.request_body import RequestBody
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from proxy.listener import Listener
     from proxy.trampoline import Trampoline
     from proxy.upstream.endpoint import UpstreamEndpoint
-
-TLS_LINGER_S: Final = 2.0
-"""How long a TLS endpoint may be silent, once its client has sent all, before its connection is closed."""
 
 
 class TunnelEnd:
@@ -64,7 +62,7 @@ class TunnelEnd:
         if transport.is_closing():
             return
         if self.is_tls:
-            transport.close()  # TLS cannot be half closed in Python; what was written still goes out
+            transport.close()  # towards a client; what was written still goes out
         elif not self._closes_when_empty:
             self._closes_when_empty = True
             # uvloop sends at the end of the loop's turn, so that there may be something left whatever the buffer says.
@@ -248,7 +246,7 @@ class TunnelDownstream(TunnelEnd):
 class TunnelUpstream(TunnelEnd):
     """The endpoint's end. See ``ports.UpstreamStream``."""
 
-    __slots__ = ("_attempt", "_connection", "_endpoint", "_has_ended", "_is_silent", "_trampoline")
+    __slots__ = ("_attempt", "_connection", "_endpoint", "_has_ended", "_trampoline")
 
     def __init__(
         self,
@@ -265,13 +263,11 @@ class TunnelUpstream(TunnelEnd):
         self._connection = connection
         self._attempt: Attempt | None = attempt
         self._has_ended = False
-        self._is_silent = False
 
     # --- the transport's side ---------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the endpoint."""
-        self._is_silent = False
         if self._attempt is not None:
             self._attempt.on_data(data)
             if self._trampoline.dirty or self._trampoline.ready:
@@ -340,7 +336,8 @@ class TunnelUpstream(TunnelEnd):
         """See ports.UpstreamStream."""
         del trailers
         if self.is_tls:
-            self._linger()
+            self._closes_when_empty = True
+            tls.half_close(self.transport)
         else:
             self.half_close()
 
@@ -357,15 +354,6 @@ class TunnelUpstream(TunnelEnd):
                 self.transport.close()
             else:
                 self.transport.abort()
-
-    def _linger(self) -> None:
-        """The client of a TLS endpoint has ended, of which TLS cannot tell it here: close once it falls silent."""
-        if self._is_silent or self._has_ended:
-            self.transport.close()  # what was written still goes out
-        else:
-            self._is_silent = True
-            self._closes_when_empty = True
-            asyncio.get_running_loop().call_later(TLS_LINGER_S, self._linger)
 
     def _lost(self, how: str) -> None:
         """The endpoint takes no more of what its client sends."""

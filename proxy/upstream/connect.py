@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from mesh.http.outcome import ConnectFailed, TlsFailed
 from proxy.callbacks import Callbacks
-from proxy.tls import HANDSHAKE_S, TlsError, explain
+from proxy.tls import HANDSHAKE_S, TlsError, explain, laid_over
 
 if TYPE_CHECKING:
     from proxy.dataplane import DataPlane
@@ -103,6 +103,7 @@ async def _connect(
     except BaseException:
         transport.abort()
         raise
+    laid_over(secured, transport)
     connection.connection_made(secured)
     return connection
 

@@ -6,7 +6,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -20,6 +20,7 @@ from proxy.http1.limits import ConnectionLimits
 from proxy.listener import InboundListener, OutboundListener
 from proxy.tls import ClientSettings, ClientTls, KeyPair, ServerSettings, ServerTls, TlsError
 from tests.support.certificates import Authority
+from tests.support.control import background
 from tests.support.grpc_echo import echo_server
 from tests.support.mesh import Mesh, inbound_listener, mesh, name, serve
 from tests.support.needs import require
@@ -345,12 +346,53 @@ async def test_tcp_resumes_sessions(authority: Authority, version: ssl.TLSVersio
         assert resumed == [False, True, True]
 
 
+def answer_at_the_end(listening: socket.socket, context: ssl.SSLContext) -> None:
+    """A server that says how much came once its client has said all, and a lot besides. Blocking: a thread's work."""
+    accepted, _ = listening.accept()
+    accepted.settimeout(10)
+    with context.wrap_socket(accepted, server_side=True) as connection:
+        size = 0
+        while piece := connection.recv(1 << 16):
+            size += len(piece)
+        connection.sendall(b"%d bytes" % size + b"." * 300_000)
+        with suppress(ssl.SSLError):
+            connection.unwrap()
+
+
 @VERSIONS
-async def test_http1_that_closes_after_each_answer_resumes_sessions(
+async def test_an_endpoint_hears_that_its_client_has_ended_and_answers(
     authority: Authority, version: ssl.TLSVersion
 ) -> None:
+    """RFC 8446 §6.1: close_notify ends one direction, as FIN does in TCP."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("web"))
+    context.maximum_version = version
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
+        async with AsyncExitStack() as stack, asyncio.timeout(10):
+            m = await stack.enter_async_context(mesh().start())
+            declare(m, listening.getsockname()[1], TlsPolicy(ca_file=str(authority.certificate)), AppProtocol.TCP)
+            port = await serve(
+                stack, OutboundListener(m.plane, "sidemesh-out-tcp", ConnectionLimits(), service=name("web"))
+            )
+            answering = background(asyncio.to_thread(answer_at_the_end, listening, context))
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"x" * 3_000_000)
+            writer.write_eof()
+            assert await reader.read() == b"3000000 bytes" + b"." * 300_000
+            writer.close()
+            await answering
+            await until(lambda: m.plane.services[name("web")].usage.connections == 0, what="the connection to close")
+            assert not m.plane.exchanges
+
+
+@VERSIONS
+@pytest.mark.parametrize("protocol", [AppProtocol.HTTP, None])
+async def test_http1_that_closes_after_each_answer_resumes_sessions(
+    authority: Authority, version: ssl.TLSVersion, protocol: AppProtocol | None
+) -> None:
     async with mesh().start() as m, one_answer_each(authority, version) as (port, resumed):
-        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)), AppProtocol.HTTP)
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)), protocol)
         assert [(await m.get("web")).status for _ in range(3)] == [200] * 3
         assert resumed == [False, True, True]
 
@@ -654,6 +696,8 @@ async def test_a_client_certificate_that_is_half_replaced_leaves_the_one_before(
         first = await serial()
         certificate.write_bytes(new[0])
         assert [await serial(), await serial()] == [first, first]
+        with tls.context_for("192.0.2.1:1", ("h2",)):
+            pass  # other protocols than before need no other files
         (told,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
         assert told.startswith(f"TLS to web: the certificates from before stay: {certificate} with {key}")
         key.write_bytes(new[1])
