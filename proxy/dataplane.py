@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mesh.http.outcome import ClientGone, NeverRegistered, NoRoute, ProxyError
+from mesh.http.outcome import Draining, NeverRegistered, NoRoute, ProxyError
 from mesh.http.trace_context import Propagation
 from mesh.model.name import Name
 from mesh.model.policy import ServicePolicy
@@ -123,11 +123,15 @@ class DataPlane:
         """Begin to keep time on the running loop."""
         self.deadlines.start()
 
-    async def close(self) -> None:
-        """Close upstream connections and stop keeping time; exchanges still under way are given up."""
+    def give_up(self) -> None:
+        """End every exchange still under way as its client understands it: by an answer, a gRPC status, a reset."""
         for exchange in tuple(self.exchanges):
-            exchange.post(ClientGone("the sidecar stops"))
+            exchange.post(Draining("the sidecar stops, and has waited for this as long as it may (--drain-s)"))
         self.trampoline.drain()
+
+    async def close(self) -> None:
+        """Close upstream connections and stop keeping time."""
+        self.give_up()
         await self.tasks.close()
         for service in self.services.values():
             service.close()

@@ -37,12 +37,15 @@ async def drain(sidecar: Sidecar, *, program_stays: bool) -> None:
     if sidecar.listeners.inbound is not None:
         await _leave(sidecar, loop.time() + drain_s)
     end = loop.time() + drain_s
+    left = 0
     if sidecar.listeners.inbound is not None:
         sidecar.tell_websockets(inbound_only=True)
-        await _none(sidecar.inbound_under_way, end)
+        left = await _none(sidecar.inbound_under_way, end)
     if program_stays or sidecar.listeners.inbound is None:
         sidecar.tell_websockets(inbound_only=False)
-        await _none(sidecar.under_way, end)
+        left = await _none(sidecar.under_way, end)
+    if left:
+        logger.warning("draining: %d exchanges are given up", left)
 
 
 async def _leave(sidecar: Sidecar, end: float) -> None:
@@ -92,11 +95,11 @@ async def _quiet(sidecar: Sidecar) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-async def _none(count: Callable[[], Awaitable[int]], end: float) -> None:
-    """Wait until there are no such exchanges."""
+async def _none(count: Callable[[], Awaitable[int]], end: float) -> int:
+    """Wait until there are no such exchanges; gives how many there are at the end."""
     loop = asyncio.get_running_loop()
     while under_way := await count():
         if loop.time() >= end:
-            logger.warning("draining: %d exchanges are given up", under_way)
-            return
+            break
         await asyncio.sleep(_POLL_S)
+    return under_way

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +20,8 @@ from proxy.recorder import LOCAL
 from proxy.table import Backend, CompiledRule
 from proxy.tls import HTTP1, HTTP2, ServerTls, TlsError
 
+LAST_WORDS_S = 0.5
+_POLL_S = 0.01
 PROGRAM_IDLE_S = 3.0  # programs close idle connections early: gunicorn after 2 s, uvicorn and Node after 5 s
 
 PROGRAM_SPEAKS = {
@@ -44,6 +48,19 @@ class Listeners:
             yield f"upstream {service}", listener
         if self.inbound is not None:
             yield "inbound", self.inbound
+
+    async def close_connections(self) -> None:
+        """Close every connection once its last bytes are out; who does not take them at once is cut off."""
+        connections = [connection for _, listener in self.named() for connection in listener.connections]
+        for connection in connections:
+            connection.transport.close()
+        end = time.monotonic() + LAST_WORDS_S
+        while any(listener.connections for _, listener in self.named()):
+            if time.monotonic() >= end:
+                break
+            await asyncio.sleep(_POLL_S)
+        for connection in connections:
+            connection.transport.abort()
 
     def that_leave(self, *, inbound_only: bool) -> list[Listener]:
         """Inbound, which leaves first in a drain, or all of them."""

@@ -307,9 +307,8 @@ class Sidecar:
             await self.source.close()
         if self.pool is not None:
             await self.pool.close()
-        for _, listener in self.listeners.named():
-            for connection in tuple(listener.connections):
-                connection.transport.abort()
+        self.plane.give_up()
+        await self.listeners.close_connections()
         await self.plane.close()
         await self.telemetry.close()
         if self.channel is not None:

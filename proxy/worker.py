@@ -197,9 +197,8 @@ class Worker:
                 self._handlers[kind](*items)
         for server in self._servers:
             server.close()
-        for _, listener in self._listeners.named():
-            for connection in tuple(listener.connections):
-                connection.transport.abort()
+        self._plane.give_up()
+        await self._listeners.close_connections()
         await self._plane.close()
         await self._telemetry.close()
         self._on_report(0)

@@ -8,12 +8,15 @@ from functools import partial
 from pathlib import Path
 
 import aiohttp
+import grpc
+import grpc.aio
 import pytest
 
 from mesh.model.name import Name
 from tests.support.chat import chat_server
 from tests.support.control import FakeSidecar
 from tests.support.fleet import Answer, Fleet, SidecarProcess, get
+from tests.support.grpc_echo import echo_server
 from tests.support.process import until
 
 pytestmark = pytest.mark.e2e
@@ -212,6 +215,24 @@ async def test_websockets_are_told_to_go_elsewhere_once_nobody_comes_any_more(tm
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
         assert await caller.process.wait() == 0
         assert chat.closed == [1001, 1001]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_grpc_stream_that_outlasts_the_drain_ends_with_a_status(tmp_path: Path, workers: int) -> None:
+    async with Fleet(tmp_path) as fleet, echo_server() as (_, port):
+        options = ("--port", str(port), "--drain-s", "2.5", "--workers", str(workers))
+        pay = await fleet.sidecar("pay", *options)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{pay.inbound}") as channel:
+            call = channel.stream_stream("/test.Echo/Both")()
+            await call.write(b"hello")
+            assert await call.read() == b"hellohello"
+            pay.process.signal(signal.SIGTERM)
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await call.read()
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "the sidecar stops" in (ended.value.details() or "")
+        assert await pay.process.wait() == 0
+        assert pay.process.output().count("exchanges are given up") == 1
 
 
 async def test_who_does_not_go_holds_a_drain_no_longer_than_drain_s(tmp_path: Path) -> None:
