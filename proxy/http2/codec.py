@@ -59,6 +59,7 @@ CONNECTION_WINDOW: Final = 1024 * 1024
 CONCURRENT: Final = 100  # RFC 9113 §6.5.2: no fewer
 MAX_LIST_BYTES: Final = 4 * HEADER_LIST_BYTES  # beyond it the connection ends, since nothing is decoded any more
 QUEUED_BYTES: Final = 64 * 1024  # of a stream's body that the peer's window does not let out; then its source is paused
+FRAMES_IN_A_TURN: Final = 500  # an ordinary read brings fewer; other connections wait meanwhile
 SMALL: Final = 1024  # bytes of data for a stream that is over: what is larger pays for itself by its transport
 BUDGET: Final = 1000  # frames that achieve nothing, before ENHANCE_YOUR_CALM
 EARNED: Final = 4  # of it for each stream or piece of body that comes
@@ -215,8 +216,11 @@ class Connection:
 
     # --- in ---------------------------------------------------------------------------------------------------------
 
-    def feed(self, data: bytes) -> int:
-        """Read what has come; gives how many frames. Raises ConnectionFault, after which nothing more may be fed."""
+    def feed(self, data: bytes) -> bool:
+        """Read what has come; True where there is more, for another turn: feed nothing then. Raises ConnectionFault.
+
+        After a fault nothing more may be fed.
+        """
         buffer = self._buffer + data if self._buffer else data
         position, size, read = 0, len(buffer), 0
         if self._awaits_preface:
@@ -224,12 +228,12 @@ class Connection:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 connection preface (RFC 9113 §3.4)")
             if size < len(PREFACE):
                 self._buffer = buffer
-                return 0
+                return False
             self._awaits_preface = False
             position = len(PREFACE)
         elif self.awaits_settings and buffer.startswith(b"HTTP/"):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "it speaks HTTP/1.1 only (appProtocol, --protocol http1)")
-        while size - position >= 9:
+        while size - position >= 9 and read < FRAMES_IN_A_TURN:
             high, low, kind, flags, number = _HEAD.unpack_from(buffer, position)
             length = high << 16 | low
             if length > FRAME_BYTES:
@@ -247,7 +251,7 @@ class Connection:
         self._buffer = buffer[position:] if position else buffer
         if self._all_credited or self._credited:
             self._pump_credited()
-        return read
+        return read == FRAMES_IN_A_TURN
 
     def _read_frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if self.awaits_settings:

@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 
 LINGER_S: Final = 2.0
 MAX_UNREAD_REPLIES: Final = 1000
-FRAMES_IN_A_TURN: Final = 500  # an ordinary read brings fewer; libuv reads on as long as there is something
 
 
 class Http2Connection:
@@ -37,6 +36,7 @@ class Http2Connection:
         self.is_closed = False
         self.fault: ConnectionFault | None = None
         self._replies_before = 0
+        self._lets_others = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
@@ -51,7 +51,7 @@ class Http2Connection:
         if self.is_closed:
             return
         try:
-            if self.codec.feed(data) > FRAMES_IN_A_TURN:
+            if self.codec.feed(data):
                 self._let_others()
         except ConnectionFault as fault:
             self.fail(fault)
@@ -67,12 +67,16 @@ class Http2Connection:
         self._trampoline.drain()
 
     def _let_others(self) -> None:
-        """Have the loop look at the other connections before it reads more of this one, which keeps it busy."""
-        self.transport.pause_reading()
-        asyncio.get_running_loop().call_soon(self._read_on)
+        """Have the loop look at the other connections before this one goes on, which brings very many frames."""
+        if not self._lets_others:
+            self._lets_others = True
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        if not self.is_closed and not self.transport.is_closing():
+        self._lets_others = False
+        self.data_received(b"")
+        if not (self._lets_others or self.is_closed or self.transport.is_closing()):
             self.transport.resume_reading()
 
     def eof_received(self) -> bool:

@@ -55,7 +55,9 @@ class Peer:
         pieces = [data] if not cut else [data[i : i + cut] for i in range(0, len(data), cut)]
         try:
             for piece in pieces:
-                self.connection.feed(piece)
+                is_more = self.connection.feed(piece)
+                while is_more:
+                    is_more = self.connection.feed(b"")
         except ConnectionFault as fault:
             self.fault = fault
         self.sent += frames(self.connection.take())
@@ -439,9 +441,9 @@ def starved() -> Peer:
 def test_credit_for_the_connection_lets_out_once_what_a_read_brought() -> None:
     peer = starved()
     peer.connection.send_window = 0
-    peer.feed(b"".join(credit(2 * n + 1, 1000) for n in range(CONCURRENT)) + credit(0, 1) * 500)
+    peer.feed(b"".join(credit(2 * n + 1, 1000) for n in range(CONCURRENT)) + credit(0, 1) * 300)
     sent = [len(payload) for kind, _, _, payload in peer.sent if kind == DATA]
-    assert sent == [500]
+    assert sent == [300]
 
 
 def test_credit_for_streams_lets_out_each_once_for_what_a_read_brought() -> None:
@@ -458,6 +460,17 @@ def test_settings_that_raise_the_window_by_crumbs_let_out_once_behind_their_ackn
     peer.feed(b"".join(settings((4, n)) for n in range(1, 201)))
     assert [kind for kind, *_ in peer.sent] == [SETTINGS] * 200 + [DATA] * CONCURRENT
     assert {len(payload) for kind, _, _, payload in peer.sent if kind == DATA} == {200}
+
+
+def test_a_turn_reads_so_many_frames_and_the_next_goes_on() -> None:
+    peer = Peer().feed(START)
+    data = b"".join(head(2 * n + 1, POST, END_HEADERS) + frame(DATA, PADDED, 2 * n + 1, b"\0x") * 20 for n in range(50))
+    assert peer.connection.feed(data + data[:5]) is True
+    assert len(peer.connection.streams) < 50
+    assert peer.connection.feed(b"") is True
+    assert peer.connection.feed(b"") is False
+    assert len(peer.connection.streams) == 50
+    assert sum(len(each[2]) for each in peer.heard if each[0] == "data") == 1000  # type: ignore[arg-type]
 
 
 def test_credit_for_the_connection_in_crumbs_ends_with_enhance_your_calm() -> None:
