@@ -38,6 +38,7 @@ class Http1Upstream:
         "_buffer",
         "_chunked_request",
         "_informational",
+        "_is_paused",
         "_keep_alive",
         "_reader",
         "_request_ended",
@@ -69,6 +70,7 @@ class Http1Upstream:
         self._keep_alive = False
         self._request_ended = False
         self._informational = 0
+        self._is_paused = False
         self._chunked_request = False
         self._upgrade: bytes | None = None
         self._websocket_key = b""
@@ -123,11 +125,13 @@ class Http1Upstream:
 
     def pause(self) -> None:
         """See UpstreamStream."""
+        self._is_paused = True
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """See UpstreamStream."""
+        self._is_paused = False
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
@@ -283,6 +287,8 @@ class Http1Upstream:
         """The answer is complete: back to the pool before the attempt goes on, so that the next request finds us."""
         self.attempt = None
         self._reader = None
+        if self._is_paused:
+            self.resume_reading()  # the last piece was too much for its client, and others come after it
         if self._keep_alive and self._request_ended and not rest:
             self.endpoint.release(self)
         else:

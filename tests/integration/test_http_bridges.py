@@ -10,11 +10,12 @@ from mesh.http.headers import Headers
 from mesh.model.policy import AppProtocol, ServicePolicy
 from mesh.model.service import Endpoint
 from proxy.http2 import hpack
-from proxy.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS
-from tests.support.http2 import GET, POST, START, frame, frames, head
+from proxy.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, PREFACE
+from tests.support.http2 import GET, POST, START, credit, frame, frames, head, settings
 from tests.support.http2_server import OK, Handler, Talk, http2_endpoint
 from tests.support.http2_server import head as answer_head
 from tests.support.mesh import Mesh, Reply, Request, mesh, name, speak
+from tests.support.process import until
 
 TE: tuple[bytes, bytes] = (b"te", b"trailers")
 Sees = list[Headers]
@@ -241,3 +242,31 @@ async def test_metadata_of_discovery_say_what_is_spoken_as_a_policy_does(said: s
         assert (await m.get("pay")).body == b"ok"
         m.plane.services[name("pay")].set_policy(ServicePolicy(name("pay"), app_protocol=AppProtocol.HTTP))
         assert (await m.get("pay")).status in (502, 503)  # the policy's word counts for more
+
+
+# --- a slow client ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [50_000, 70_000, 100_000, 120_000])
+async def test_an_answer_that_ends_while_its_client_is_slow_leaves_a_connection_that_others_can_use(size: int) -> None:
+    """The last piece was too much for the client, so the endpoint was paused; what comes next on it must be read."""
+
+    async def in_two_halves(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+        for _half in range(2):
+            await writer.drain()
+            await asyncio.sleep(0.02)
+            writer.write(b"x" * (size // 2))
+
+    async with http1_service(in_two_halves) as m:
+        m.programs["pay"][0]._replies.append(200)
+        client = await m.connect()
+        client.send(PREFACE + settings((INITIAL_WINDOW_SIZE, 0)) + head(1))
+        (pay,) = m.plane.services[name("pay")].endpoints.values()
+        await until(
+            lambda: all(c.attempt is None for c in pay.connections) and pay.connections, what="the whole answer"
+        )
+        client.send(credit(1, 1 << 20) + credit(0, 1 << 20))
+        assert (await m.get("pay")).status == 200
+        assert m.programs["pay"][0].connections == 1
+        client.writer.transport.abort()
