@@ -184,9 +184,12 @@ class _ClientConnection(ssl.SSLObject):
 
     handshake: _Handshake | None = None
     """Until then."""
+    incoming: ssl.MemoryBIO
     outgoing: ssl.MemoryBIO
-    """What it has for its endpoint, which the loop takes from here to the connection below."""
+    """Between it and the connection below, which the loop moves."""
     below: asyncio.WriteTransport | None = None
+    _ends = False
+    """Once all that has come is read, it sends no more."""
 
     def read(self, len: int = 1024, buffer: Any = None) -> bytes:  # noqa: A002, ANN401 - as the base class
         try:
@@ -196,7 +199,22 @@ class _ClientConnection(ssl.SSLObject):
         if self.handshake is not None and data:
             handshake, self.handshake = self.handshake, None
             handshake.tls.keep(handshake.address, self)
+        if self._ends:
+            self.end()
         return data
+
+    def end(self) -> None:
+        """Send close_notify, and read on. What has come and was not read (its reader is slow) has to be read first.
+
+        Python asks OpenSSL at once for the endpoint's own close_notify, and drops the data that it finds instead.
+        """
+        self._ends = bool(self.incoming.pending or self.pending())
+        if self._ends:
+            return
+        with suppress(ssl.SSLError):  # that the endpoint's own has not come yet
+            self.unwrap()
+        if self.below is not None and not self.below.is_closing():
+            self.below.write(self.outgoing.read())
 
 
 class _ClientContext(ssl.SSLContext):
@@ -222,7 +240,7 @@ class _ClientContext(ssl.SSLContext):
         self.set_alpn_protocols(list(handshake.protocols))  # of the connections made from now on
         made = super().wrap_bio(incoming, outgoing, *args, **{**more, "session": handshake.session})
         connection = cast("_ClientConnection", made)
-        connection.handshake, connection.outgoing = handshake, outgoing
+        connection.handshake, connection.incoming, connection.outgoing = handshake, incoming, outgoing
         return connection
 
 
@@ -234,12 +252,8 @@ def laid_over(secured: asyncio.BaseTransport, below: asyncio.WriteTransport) -> 
 def half_close(secured: asyncio.BaseTransport) -> None:
     """Send no more to an endpoint, and read on (close_notify, RFC 8446 §6.1): neither Python nor uvloop offers it."""
     connection: _ClientConnection = secured.get_extra_info("ssl_object")
-    below = connection.below
-    if below is None or below.is_closing():
-        return
-    with suppress(ssl.SSLError):  # that the endpoint's own has not come yet
-        connection.unwrap()
-    below.write(connection.outgoing.read())
+    if connection.below is not None and not connection.below.is_closing():
+        connection.end()
 
 
 class _Files:

@@ -151,6 +151,9 @@ class Http2Pool:
     def _speaks_http1_only(self, transport: asyncio.Transport, generation: int) -> None:
         """ALPN says so (RFC 9113 §3.2): who was told otherwise is refused, who left it open goes on in HTTP/1.1."""
         endpoint = self.endpoint
+        if transport.is_closing():  # who takes it over would not hear of its end
+            self._failed(ConnectFailed(f"{endpoint} closed the connection behind its handshake", not_sent=True))
+            return
         if endpoint.speaks_http2:
             transport.abort()
             self._failed(TlsFailed(f"{endpoint} does not agree to HTTP/2 (ALPN); see appProtocol", not_sent=True))

@@ -346,11 +346,12 @@ async def test_tcp_resumes_sessions(authority: Authority, version: ssl.TLSVersio
         assert resumed == [False, True, True]
 
 
-def answer_at_the_end(listening: socket.socket, context: ssl.SSLContext) -> None:
+def answer_at_the_end(listening: socket.socket, context: ssl.SSLContext, first: bytes) -> None:
     """A server that says how much came once its client has said all, and a lot besides. Blocking: a thread's work."""
     accepted, _ = listening.accept()
     accepted.settimeout(10)
     with context.wrap_socket(accepted, server_side=True) as connection:
+        connection.sendall(first)
         size = 0
         while piece := connection.recv(1 << 16):
             size += len(piece)
@@ -360,10 +361,11 @@ def answer_at_the_end(listening: socket.socket, context: ssl.SSLContext) -> None
 
 
 @VERSIONS
+@pytest.mark.parametrize("first", [b"", b"-" * 5_000_000], ids=["it waits", "it speaks first and much"])
 async def test_an_endpoint_hears_that_its_client_has_ended_and_answers(
-    authority: Authority, version: ssl.TLSVersion
+    authority: Authority, version: ssl.TLSVersion, first: bytes
 ) -> None:
-    """RFC 8446 §6.1: close_notify ends one direction, as FIN does in TCP."""
+    """RFC 8446 §6.1: close_notify ends one direction, as FIN does in TCP, also while the other is held up."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority.issue("web"))
     context.maximum_version = version
@@ -375,15 +377,38 @@ async def test_an_endpoint_hears_that_its_client_has_ended_and_answers(
             port = await serve(
                 stack, OutboundListener(m.plane, "sidemesh-out-tcp", ConnectionLimits(), service=name("web"))
             )
-            answering = background(asyncio.to_thread(answer_at_the_end, listening, context))
+            answering = background(asyncio.to_thread(answer_at_the_end, listening, context, first))
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"x" * 3_000_000)
+            writer.write(b"x" * (3000 if first else 3_000_000))
             writer.write_eof()
-            assert await reader.read() == b"3000000 bytes" + b"." * 300_000
+            if first:
+                await asyncio.sleep(0.3)  # a slow reader: the endpoint is paused, with much of it under way
+            expected = b"%d bytes" % (3000 if first else 3_000_000) + b"." * 300_000
+            assert await reader.read() == first + expected
             writer.close()
             await answering
             await until(lambda: m.plane.services[name("web")].usage.connections == 0, what="the connection to close")
             assert not m.plane.exchanges
+
+
+@VERSIONS
+@pytest.mark.parametrize("ends", ["close", "abort"])
+async def test_an_endpoint_that_hangs_up_behind_its_handshake_leaves_nobody_waiting(
+    authority: Authority, version: ssl.TLSVersion, ends: str
+) -> None:
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        getattr(writer.transport, ends)()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("web"))
+    context.maximum_version = version
+    async with mesh().start() as m, await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context) as server:
+        declare(m, server.sockets[0].getsockname()[1], TlsPolicy(ca_file=str(authority.certificate)))
+        async with asyncio.timeout(10):
+            answers = await asyncio.gather(*(m.get("web") for _ in range(20)))
+        assert {answer.status for answer in answers} == {503}
+        usage = m.plane.services[name("web")].usage
+        await until(lambda: (usage.connections, usage.pending, usage.requests) == (0, 0, 0), what="nothing to be left")
 
 
 @VERSIONS
