@@ -407,7 +407,7 @@ def test_a_header_block_without_end_is_cut_off(size: int) -> None:
 
 
 def test_a_header_bomb_is_not_unpacked() -> None:
-    """A large field put into the table once and referred to many times."""
+    """CVE-2016-6581: a large field put into the table once and referred to many times."""
     peer = Peer().feed(START + frame(HEADERS, END_HEADERS | END_STREAM, 1, BOMB + BOMB_FIELD * 5000))
     assert peer.fault is not None
     assert peer.fault.code == ErrorCode.ENHANCE_YOUR_CALM

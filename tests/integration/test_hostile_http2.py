@@ -178,6 +178,7 @@ async def test_heads_have_limits(fields: Headers, expected: tuple[int, object]) 
 
 
 async def test_a_header_bomb_is_not_unpacked() -> None:
+    """CVE-2016-6581."""
     async with http1_service() as m:
         client = await m.connect()
         client.send(START + frame(HEADERS, END_HEADERS | END_STREAM, 1, BOMB + BOMB_FIELD * 5000))

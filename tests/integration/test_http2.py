@@ -13,7 +13,9 @@ import pytest
 from mesh.model.policy import AppProtocol, ServicePolicy
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
+from proxy.http2.frames import ACK, DATA, END_STREAM, GOAWAY, LAST_STREAM, PING
 from tests.support.grpc_echo import GRPC, LARGE, echo_server, through
+from tests.support.http2 import START, frame, frames, head
 from tests.support.mesh import Mesh, Request, inbound_listener, mesh, name, serve, speak
 from tests.support.needs import require
 from tests.support.ports import free_port
@@ -304,3 +306,45 @@ async def test_the_program_is_spoken_to_as_the_caller_spoke_whatever_lies_betwee
         assert (await m.get("shop")).status == 200
         via = ",".join(program.requests[-1].fields("via"))
         assert [hop.split()[0] for hop in via.split(",")] == ["1.1", "2.0"]  # as each sidecar was spoken to
+
+
+async def test_a_drain_goes_away_in_two_steps_and_serves_what_was_begun_between_them() -> None:
+    """RFC 9113 §6.8: the first GOAWAY names no stream, the second the last one that was taken; then it ends."""
+    done = asyncio.Event()
+
+    async def held(_: Request, writer: asyncio.StreamWriter) -> None:
+        await done.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    async with mesh().service("pay", replies=[held]).start() as m:
+        speak(m, "pay", AppProtocol.HTTP)
+        client = await m.connect()
+        data = b""
+
+        async def read_until(kind: int, count: int) -> list[tuple[int, int, int, bytes]]:
+            nonlocal data
+            while True:
+                found = [each for each in frames(data) if each[0] == kind and not each[1] & ACK]
+                if len(found) >= count:
+                    return found
+                piece = await client.reader.read(65536)
+                assert piece, "it ended"
+                data += piece
+
+        async with asyncio.timeout(15):
+            client.send(START + head(1))
+            await until(lambda: len(m.programs["pay"][0].requests) == 1, what="the first request")
+            m.outbound.is_draining = True
+            (first,) = await read_until(GOAWAY, 1)
+            (ping,) = await read_until(PING, 1)
+            assert int.from_bytes(first[3][:4], "big") == LAST_STREAM
+            client.send(head(3) + frame(PING, ACK, 0, ping[3]))
+            second = (await read_until(GOAWAY, 2))[1]
+            assert second[3] == (3).to_bytes(4, "big") + bytes(4)
+            client.send(head(5))  # too late: it is to be sent elsewhere
+            done.set()
+            while piece := await client.reader.read(65536):
+                data += piece
+        ended = {stream for kind, flags, stream, _ in frames(data) if kind == DATA and flags & END_STREAM}
+        assert ended == {1, 3}
+        assert len(m.programs["pay"][0].requests) == 2
