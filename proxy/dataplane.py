@@ -126,7 +126,7 @@ class DataPlane:
     def give_up(self) -> None:
         """End every exchange still under way as its client understands it: by an answer, a gRPC status, a reset."""
         for exchange in tuple(self.exchanges):
-            exchange.post(Draining("the sidecar stops, and has waited for this as long as it may (--drain-s)"))
+            exchange.post(Draining("the sidecar stops, and waits for this no longer (--drain-s)"))
         self.trampoline.drain()
 
     async def close(self) -> None:

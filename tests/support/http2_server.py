@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from mesh.http.headers import Headers
 from proxy.http2 import octets
 from proxy.http2.frames import ACK, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS
+from tests.support.hang_up import until_hung_up
 from tests.support.http2 import frame, settings
 
 OK: Headers = [(b":status", b"200")]
@@ -51,7 +52,7 @@ class Endpoint:
         talk = Talk(reader, writer)
         self.talks.append(talk)
         self.tasks.append(asyncio.current_task())
-        try:
+        async with until_hung_up(writer):
             assert await reader.readexactly(len(PREFACE)) == PREFACE
             talk.send(settings(*self._offered))
             while True:
@@ -64,10 +65,6 @@ class Endpoint:
                 if kind == HEADERS:
                     self.heads += 1
                     await self._handler(talk, stream, bool(flags & END_STREAM))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Self
@@ -32,6 +32,7 @@ from proxy.http1.limits import ConnectionLimits
 from proxy.listener import InboundListener, Listener, OutboundListener
 from proxy.recorder import Recorder
 from proxy.table import Backend, CompiledRule, Names
+from tests.support.hang_up import until_hung_up
 
 TIMEOUT_S = 10.0
 
@@ -123,6 +124,14 @@ class Program:
         number = self.connections
         self._writers.add(writer)
         try:
+            await self._serve_until_hung_up(reader, writer, number)
+        finally:
+            self._writers.discard(writer)
+
+    async def _serve_until_hung_up(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
+    ) -> None:
+        async with until_hung_up(writer):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 request = Request(head, b"", number, reader)
@@ -136,14 +145,6 @@ class Program:
                     self.arrived.notify_all()
                 if not await self._reply(reply, request, writer):
                     return
-        except asyncio.IncompleteReadError:
-            pass
-        except ConnectionError:
-            with suppress(ConnectionError):  # the same again, which would else be said to have gone unnoticed
-                await writer.wait_closed()
-        finally:
-            self._writers.discard(writer)
-            writer.close()
 
     async def _reply(self, reply: Reply, request: Request, writer: asyncio.StreamWriter) -> bool:
         if callable(reply):
