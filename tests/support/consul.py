@@ -73,7 +73,7 @@ class ConsulAgent:
             await self._session.close()
 
     async def start(self) -> None:
-        """Start the agent and wait until it has a leader, so that reads and writes work."""
+        """Start the agent and wait until its leader has all that was written before, so that reads and writes work."""
         self.process = Process.start(self._binary, "agent", f"-config-file={self._config}", log=self.log)
         await self.process.until(self._has_leader, what="Consul to elect its leader", timeout_s=30)
 
@@ -105,10 +105,15 @@ class ConsulAgent:
             pass
 
     async def _has_leader(self) -> bool:
+        # A leader is known before it has read its log to the end, and answers 404 for a key that is there: only a
+        # consistent read waits for that (and is refused until then).
         try:
-            return bool(await self.get("/v1/status/leader"))
+            if not await self.get("/v1/status/leader"):
+                return False
+            await self.get("/v1/catalog/nodes", consistent="")  # an empty list where ACLs hide them: that will do
         except aiohttp.ClientError:
             return False
+        return True
 
     def _running(self) -> Process:
         assert self.process, "used outside its `async with`"
