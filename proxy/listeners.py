@@ -51,16 +51,17 @@ class Listeners:
 
     async def close_connections(self) -> None:
         """Close every connection once its last bytes are out; who does not take them at once is cut off."""
-        connections = [connection for _, listener in self.named() for connection in listener.connections]
-        for connection in connections:
-            connection.transport.close()
         end = time.monotonic() + LAST_WORDS_S
-        while any(listener.connections for _, listener in self.named()):
-            if time.monotonic() >= end:
+        while left := [connection for _, listener in self.named() for connection in listener.connections]:
+            is_over = time.monotonic() >= end
+            for connection in left:  # also those whose handshake has ended only now
+                if is_over:
+                    connection.transport.abort()
+                else:
+                    connection.transport.close()
+            if is_over:
                 break
             await asyncio.sleep(_POLL_S)
-        for connection in connections:
-            connection.transport.abort()
 
     def that_leave(self, *, inbound_only: bool) -> list[Listener]:
         """Inbound, which leaves first in a drain, or all of them."""

@@ -61,9 +61,13 @@ MAX_LIST_BYTES: Final = 4 * HEADER_LIST_BYTES  # beyond it the connection ends, 
 QUEUED_BYTES: Final = 64 * 1024  # of a stream's body that the peer's window does not let out; then its source is paused
 FRAMES_IN_A_TURN: Final = 500  # an ordinary read brings fewer; other connections wait meanwhile
 SMALL: Final = 1024  # bytes of data for a stream that is over: what is larger pays for itself by its transport
+LATE_FRAME: Final = 64  # of the window of a stream that was reset, for each frame that still comes of it, at least
+UPDATES_BY_FRAME: Final = 2  # that are no flood: one for the stream, one for the connection
+BYTES_FOR_UPDATE: Final = 128  # sent, for each WINDOW_UPDATE more that is no flood: two levels, in steps of 256
+UPDATES_DUE: Final = 10_000  # at most: 20 MiB that were sent, credited in steps of 4 KiB
 BUDGET: Final = 1000  # frames that achieve nothing, before ENHANCE_YOUR_CALM
 EARNED: Final = 4  # of it for each stream or piece of body that comes
-EARNED_BY_FRAME: Final = 20  # for each frame of data that goes out: credit may come in small pieces, as Envoy allows
+EARNED_BY_FRAME: Final = 8  # for each frame of data that goes out; with the two below, ten in all, as Envoy allows
 RESET_BUDGET: Final = 500  # streams that were given up at once, before their answer (Envoy's premature resets)
 HASTY_S: Final = 1  # "at once"
 REMEMBERED: Final = 10 * CONCURRENT  # streams that we have reset, of which frames may still be on their way
@@ -184,7 +188,8 @@ class Connection:
         self._blocked: dict[int, Stream] = {}
         self._credited: dict[int, None] = {}  # those of them that the peer gave credit in this feed
         self._all_credited = False
-        self._refused: dict[int, None] = {}  # in order of their end
+        self._refused: dict[int, int] = {}  # in order of their end, with what may still come of each
+        self._updates_due = 0  # what was sent has to be credited: so many WINDOW_UPDATEs are no flood
         self.send_window = DEFAULT_WINDOW
         self.streams: dict[int, Stream] = {}
         self.peer_window = DEFAULT_WINDOW
@@ -315,8 +320,7 @@ class Connection:
         if stream is None or stream.remote_ended:
             self._check_begun(number, "DATA")
             if stream is None and self._is_late(number):
-                if flow < SMALL:
-                    self._spend()
+                self._on_late_data(number, flow)
                 return
             raise StreamFault(ErrorCode.STREAM_CLOSED, "DATA on a closed stream (§5.1)")
         if flags & PADDED:
@@ -348,6 +352,14 @@ class Connection:
                 owner.on_data(payload)
             if ended:
                 owner.on_end()
+
+    def _on_late_data(self, number: int, flow: int) -> None:
+        """Of a stream that we have reset: its window may have been on its way, and is nobody's fault."""
+        left = self._refused.get(number, 0) - max(flow, LATE_FRAME)
+        if number in self._refused:
+            self._refused[number] = left
+        if not flow or (left < 0 and flow < SMALL):
+            self._spend()
 
     def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
         if not number:
@@ -427,7 +439,7 @@ class Connection:
             return None  # §6.8: it will be sent again elsewhere
         self.last_peer_stream = number
         if len(self.streams) >= CONCURRENT:
-            self._remember_refused(number)
+            self._remember_refused(number, STREAM_WINDOW)
             self.out.append(_frame(RST_STREAM, 0, number, _LONG.pack(ErrorCode.REFUSED_STREAM)))
             self._spend_reset()
             return None
@@ -549,7 +561,10 @@ class Connection:
         if len(payload) != 4:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a WINDOW_UPDATE that is not 4 bytes (§6.9)")
         increment = _LONG.unpack(payload)[0] & LAST_STREAM
-        self._spend()
+        if self._updates_due:
+            self._updates_due -= 1
+        else:
+            self._spend()
         if not number:
             if not increment:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a WINDOW_UPDATE of 0 (§6.9)")
@@ -649,7 +664,7 @@ class Connection:
         """Give a stream up; its owner hears nothing more."""
         if stream.id not in self.streams:
             return
-        self._remember_refused(stream.id)
+        self._remember_refused(stream.id, stream.recv_window)
         self._earn()  # what of it is still on its way is not the peer's fault
         self.out.append(_frame(RST_STREAM, 0, stream.id, _LONG.pack(code)))
         self._drop(stream)
@@ -691,6 +706,7 @@ class Connection:
     def tick(self) -> None:
         """Once a second: time earns some budget back too."""
         self._seconds += 1
+        self._updates_due = min(self._updates_due, UPDATES_DUE)
         self._budget = min(BUDGET, self._budget + BUDGET // 10)
         self._resets = min(RESET_BUDGET, self._resets + RESET_BUDGET // 10)
 
@@ -699,6 +715,7 @@ class Connection:
     def _data_frames(self, number: int, piece: bytes, flags: int) -> None:
         limit, out = self.peer_frame_bytes, self.out
         size = len(piece)
+        self._updates_due += UPDATES_BY_FRAME + size // BYTES_FOR_UPDATE
         if size <= limit:
             out.append(_frame(DATA, flags, number, piece))
             self._earn(EARNED_BY_FRAME)
@@ -787,7 +804,7 @@ class Connection:
         """§5.4.2: reset one stream for what the peer did, and tell its owner."""
         stream = self.streams.get(number)
         owner = self._drop(stream) if stream is not None else None
-        self._remember_refused(number)
+        self._remember_refused(number, 0 if stream is None else stream.recv_window)
         self.out.append(_frame(RST_STREAM, 0, number, _LONG.pack(fault.code)))
         if owner is not None:
             owner.on_reset(fault.code, is_unprocessed=False)
@@ -806,8 +823,8 @@ class Connection:
         if not begun:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{what} on idle stream {number} (§5.1)")
 
-    def _remember_refused(self, number: int) -> None:
-        self._refused[number] = None
+    def _remember_refused(self, number: int, window: int) -> None:
+        self._refused[number] = self._refused.get(number, window)  # once: a second reset gives no window anew
         if len(self._refused) > REMEMBERED:
             del self._refused[next(iter(self._refused))]
 

@@ -50,14 +50,8 @@ class Http2Connection:
         """Bytes of frames."""
         if self.is_closed:
             return
-        try:
-            if self.codec.feed(data):
-                self._let_others()
-        except ConnectionFault as fault:
-            self.fail(fault)
-        except Exception as error:
-            logger.exception("bug while frames were read")  # the frames behind cannot be trusted any more
-            self.fail(ConnectionFault(ErrorCode.INTERNAL_ERROR, f"bug in the sidecar: {type(error).__name__}"))
+        if self._feed(data):
+            self._let_others()
         if self.codec.out:
             self.touch()
         if self.is_writable:
@@ -65,6 +59,17 @@ class Http2Connection:
         elif self.codec.replies - self._replies_before > MAX_UNREAD_REPLIES:
             self.transport.abort()  # it asks and asks, and reads nothing
         self._trampoline.drain()
+
+    def _feed(self, data: bytes) -> bool:
+        """See ``codec.feed``; what is wrong ends the connection."""
+        try:
+            return self.codec.feed(data)
+        except ConnectionFault as fault:
+            self.fail(fault)
+        except Exception as error:
+            logger.exception("bug while frames were read")  # the frames behind cannot be trusted any more
+            self.fail(ConnectionFault(ErrorCode.INTERNAL_ERROR, f"bug in the sidecar: {type(error).__name__}"))
+        return False
 
     def _let_others(self) -> None:
         """Have the loop look at the other connections before this one goes on, which brings very many frames."""
@@ -74,6 +79,8 @@ class Http2Connection:
             asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
+        if not self._lets_others:
+            return  # the rest was read at the connection's end
         self._lets_others = False
         self.data_received(b"")
         if not (self._lets_others or self.is_closed or self.transport.is_closing()):
@@ -81,7 +88,15 @@ class Http2Connection:
 
     def eof_received(self) -> bool:
         """The peer closed its side; nothing more comes."""
+        self.read_rest()
+        self._trampoline.drain()
         return False
+
+    def read_rest(self) -> None:
+        """Read what came before the end and waits for its turn: TLS tells of the end at once, whoever has paused it."""
+        while self._lets_others and not self.is_closed:
+            self._lets_others = self._feed(b"")
+        self._lets_others = False
 
     def pause_writing(self) -> None:
         """The peer reads slowly."""

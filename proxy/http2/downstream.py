@@ -72,6 +72,7 @@ class Http2Downstream(Http2Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed, by either side."""
+        self.read_rest()
         self.is_closed = True
         self._listener.forget(self)
         how = f"reset ({exc})" if exc else "closed"

@@ -75,6 +75,7 @@ class Http2Upstream(Http2Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed, by either side."""
+        self.read_rest()
         self.is_closed = True
         self.pool.lost(self)
         self._fail_all(exc)

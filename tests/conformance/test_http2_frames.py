@@ -505,6 +505,57 @@ def test_what_is_on_its_way_of_streams_that_we_reset_is_no_flood() -> None:
     assert peer.fault is None
 
 
+@pytest.mark.parametrize("size", [5, 64, 100, 1000])
+def test_small_messages_on_their_way_of_many_streams_that_we_reset_are_no_flood(size: int) -> None:
+    """A client that gives up its streaming calls costs those of others nothing, though its messages come in turns."""
+    peer = Peer(is_server=False).feed(settings())
+    streams = [peer.connection.open() for _ in range(CONCURRENT)]
+    for stream in streams:
+        stream.owner = Owner(peer, stream.id)
+        peer.connection.send_headers(stream, GET, ended=True)
+    for stream in streams[1:]:
+        peer.feed(head(stream.id, [(b":status", b"200")], END_HEADERS))
+        peer.connection.reset(stream, ErrorCode.CANCEL)
+    for _ in range(50):
+        for stream in streams[1:]:
+            peer.feed(frame(DATA, 0, stream.id, b"x" * size))
+    peer.feed(head(1, [(b":status", b"200")], END_HEADERS) + frame(DATA, END_STREAM, 1, b"whole"))
+    assert peer.fault is None
+    assert peer.heard[-2:] == [("data", 1, b"whole"), ("end", 1)]
+
+
+@pytest.mark.parametrize("step", [256, 512, 1024, 4096])
+def test_a_body_may_be_credited_in_small_steps(step: int) -> None:
+    """On the stream and on the connection, all that a read brought at once."""
+    size = 4 << 20
+    peer = Peer().feed(START + head(1))
+    stream = peer.connection.streams[1]
+    peer.connection.send_headers(stream, [(b":status", b"200")], ended=False)
+    peer.connection.send_last(stream, b"x" * size, [])
+    taken = owed = 0
+    while True:
+        owed += sum(len(payload) for kind, _, _, payload in frames(peer.connection.take()) if kind == DATA)
+        if owed < step:
+            break
+        taken += owed // step * step
+        is_more = peer.connection.feed((credit(1, step) + credit(0, step)) * (owed // step))
+        while is_more:
+            is_more = peer.connection.feed(b"")
+        owed %= step
+    assert taken + owed == size
+
+
+def test_a_large_window_may_be_credited_in_small_steps_after_all_was_sent() -> None:
+    size = 8 << 20
+    peer = Peer().feed(PREFACE + settings((4, size)) + credit(0, size) + head(1))
+    stream = peer.connection.streams[1]
+    peer.connection.send_headers(stream, [(b":status", b"200")], ended=False)
+    peer.connection.send_data(stream, b"x" * size)
+    for _ in range(size // 4096):
+        peer.feed(credit(1, 4096) + credit(0, 4096))
+    assert peer.fault is None
+
+
 def test_ordinary_traffic_earns_its_pings_and_window_updates() -> None:
     peer = Peer().feed(START)
     for number in range(1, 20_001, 2):
