@@ -196,6 +196,10 @@ class _ClientConnection(ssl.SSLObject):
             data = super().read(len, buffer)
         except ssl.SSLZeroReturnError:  # instead of an empty read, once we have sent close_notify ourselves
             return b"" if buffer is None else cast("bytes", 0)  # how many, where there is a buffer
+        except ssl.SSLWantReadError:
+            if self._ends:  # what was left to read was no data, but a ticket or a new key
+                self.end()
+            raise
         if self.handshake is not None and data:
             handshake, self.handshake = self.handshake, None
             handshake.tls.keep(handshake.address, self)

@@ -19,8 +19,7 @@ from proxy.http2.connection import Http2Connection
 from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault, code_name
 from proxy.http2.messages import request_fields, response_head, trailers
 from proxy.http2.octets import list_bytes
-from proxy.tls import HTTP2
-from proxy.upstream.connect import agreed_on
+from proxy.upstream.connect import has_declined_http2
 from proxy.websocket import ACCEPT, KEY, accept_for
 
 if TYPE_CHECKING:
@@ -104,9 +103,8 @@ class Http2Upstream(Http2Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected, its handshake done."""
-        endpoint = self.pool.endpoint
-        self._made_s = endpoint.service.plane.now_s
-        if endpoint.service.tls is not None and agreed_on(transport) != HTTP2:
+        self._made_s = self.pool.endpoint.service.plane.now_s
+        if has_declined_http2(transport):
             self.transport = cast("asyncio.Transport", transport)
             self.is_closed = True  # before a byte was sent: the pool finds somebody else to use it
             return

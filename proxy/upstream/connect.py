@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from mesh.http.outcome import ConnectFailed, TlsFailed
 from proxy.callbacks import Callbacks
-from proxy.tls import HANDSHAKE_S, TlsError, explain, laid_over
+from proxy.tls import HANDSHAKE_S, HTTP2, TlsError, explain, laid_over
 
 if TYPE_CHECKING:
     from proxy.dataplane import DataPlane
@@ -108,7 +108,7 @@ async def _connect(
     return connection
 
 
-def agreed_on(connection: asyncio.BaseTransport) -> str | None:
-    """What ALPN chose (RFC 7301); None without TLS, or where the endpoint does not know it."""
+def has_declined_http2(connection: asyncio.BaseTransport) -> bool:
+    """Tell whether it is one over TLS on which ALPN (RFC 7301) did not choose HTTP/2, or was not known."""
     secured = connection.get_extra_info("ssl_object")
-    return None if secured is None else secured.selected_alpn_protocol()
+    return secured is not None and secured.selected_alpn_protocol() != HTTP2

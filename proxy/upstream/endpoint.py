@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
-from mesh.http.outcome import ConnectFailed, Overflow
+from mesh.http.outcome import ConnectFailed, Overflow, TlsFailed
 from mesh.model.policy import AppProtocol
 from mesh.model.service import Endpoint
 from mesh.rules.outlier import OutlierState
@@ -168,9 +168,9 @@ class UpstreamEndpoint:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _connect_for_waiting(self) -> None:
-        """Begin a connection for somebody who waits and has none under way, within the limits."""
+        """Begin a connection for each who waits and has none under way, within the limits."""
         usage = self.service.usage
-        if self._connecting < len(self._waiting) and usage.may_connect:
+        while self._connecting < len(self._waiting) and usage.may_connect:
             usage.connections += 1
             self._connecting += 1
             self.service.plane.tasks.start(self._connect(), f"connect {self.address}")
@@ -182,6 +182,8 @@ class UpstreamEndpoint:
             offered = () if is_tcp else (HTTP1,)
             connection = await connect(self, lambda: Http1Upstream(self, plane.trampoline), offered)
         except ConnectFailed as error:
+            if isinstance(error, TlsFailed):
+                self.speaks_http2 = self._declared  # what ALPN told once may hold no more: the next one asks again
             self._connect_failed(error)
         except asyncio.CancelledError:
             message = f"the sidecar stopped while connecting to {self.label}"

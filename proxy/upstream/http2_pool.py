@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mesh.http.outcome import ConnectFailed, TlsFailed
 from proxy.http2.upstream import Http2Upstream, UpstreamStream
 from proxy.tls import HTTP1, HTTP2
-from proxy.upstream.connect import agreed_on, connect
+from proxy.upstream.connect import connect, has_declined_http2
 from proxy.upstream.waiting import WaitingLine
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Http2Pool:
             self._failed(ConnectFailed(f"the sidecar stopped while connecting to {endpoint}", not_sent=True))
             raise
         else:
-            if endpoint.service.tls is not None and agreed_on(connection.transport) != HTTP2:
+            if has_declined_http2(connection.transport):
                 self._speaks_http1_only(connection.transport, generation)
                 plane.trampoline.drain()
                 return
@@ -153,6 +153,12 @@ class Http2Pool:
         endpoint = self.endpoint
         if transport.is_closing():  # who takes it over would not hear of its end
             self._failed(ConnectFailed(f"{endpoint} closed the connection behind its handshake", not_sent=True))
+            return
+        if generation != endpoint.generation:  # how it is to be met has changed meanwhile: it says nothing of that
+            transport.abort()
+            self._connecting = False
+            endpoint.service.usage.connections -= 1
+            self._connect_for_waiting()
             return
         if endpoint.speaks_http2:
             transport.abort()

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import grpc
@@ -17,11 +18,14 @@ import pytest
 from mesh.model.policy import AppProtocol, ServicePolicy, TlsPolicy
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
+from proxy.http2.frames import DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS
 from proxy.listener import InboundListener, OutboundListener
 from proxy.tls import ClientSettings, ClientTls, KeyPair, ServerSettings, ServerTls, TlsError
 from tests.support.certificates import Authority
 from tests.support.control import background
 from tests.support.grpc_echo import echo_server
+from tests.support.hang_up import until_hung_up
+from tests.support.http2 import PREFACE, frame, head, settings
 from tests.support.mesh import Mesh, inbound_listener, mesh, name, serve
 from tests.support.needs import require
 from tests.support.ports import free_port
@@ -391,6 +395,125 @@ async def test_an_endpoint_hears_that_its_client_has_ended_and_answers(
             assert not m.plane.exchanges
 
 
+async def test_all_who_waited_for_a_connection_that_agrees_to_http1_get_one_of_their_own(authority: Authority) -> None:
+    arrived, everybody = 0, asyncio.Event()
+
+    async def long_poll(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal arrived
+        async with until_hung_up(writer):
+            await reader.readuntil(b"\r\n\r\n")
+            arrived += 1
+            if arrived == 8:
+                everybody.set()
+            await everybody.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("web"))
+    context.set_alpn_protocols(["http/1.1"])
+    async with mesh().start() as m, await asyncio.start_server(long_poll, "127.0.0.1", 0, ssl=context) as server:
+        declare(m, server.sockets[0].getsockname()[1], TlsPolicy(ca_file=str(authority.certificate)))
+        try:
+            async with asyncio.timeout(5):
+                answers = await asyncio.gather(*(m.get("web") for _ in range(8)))
+        finally:
+            everybody.set()
+        assert [answer.status for answer in answers] == [200] * 8
+
+
+async def test_an_answer_of_many_frames_is_whole_though_its_endpoint_closes_behind_it(authority: Authority) -> None:
+    """TLS tells of the end at once, while the frames before it still have their turns to wait for."""
+    count, messages = 60, 60
+
+    async def answer_all_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ids: list[int] = []
+        async with until_hung_up(writer):
+            await reader.readexactly(len(PREFACE))
+            writer.write(settings())
+            while len(ids) < count:
+                start = await reader.readexactly(9)
+                await reader.readexactly(int.from_bytes(start[:3], "big"))
+                if start[3] == HEADERS:
+                    ids.append(int.from_bytes(start[5:], "big"))
+            data = b"".join(head(each, [(b":status", b"200")], END_HEADERS) for each in ids)
+            data += b"".join(frame(DATA, 0, each, b"message!") for _ in range(messages) for each in ids)
+            data += b"".join(head(each, [(b"grpc-status", b"0")]) for each in ids)
+            writer.write(data + frame(GOAWAY, 0, 0, ids[-1].to_bytes(4, "big") + bytes(4)))
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("web"))
+    context.set_alpn_protocols(["h2"])
+    async with (
+        mesh().start() as m,
+        await asyncio.start_server(answer_all_and_go, "127.0.0.1", 0, ssl=context) as server,
+    ):
+        port = server.sockets[0].getsockname()[1]
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)), AppProtocol.HTTP2)
+        async with asyncio.timeout(10):
+            answers = await asyncio.gather(*(m.get("web") for _ in range(count)))
+        assert {(answer.status, len(answer.body)) for answer in answers} == {(200, messages * 8)}
+
+
+async def test_what_an_older_handshake_agreed_on_says_nothing_after_the_policy_changed(authority: Authority) -> None:
+    """The first connection is held back, and ends at a server of HTTP/1.1; those after it at one of HTTP/2."""
+    held, ports = asyncio.Event(), list[int]()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        port = ports.pop(0) if len(ports) > 1 else ports[0]
+        if len(ports) == 1 and not held.is_set():
+            await held.wait()
+        there, to_there = await asyncio.open_connection("127.0.0.1", port)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            async with until_hung_up(sink):
+                while piece := await source.read(1 << 16):
+                    sink.write(piece)
+
+        await asyncio.gather(pump(reader, to_there), pump(there, writer))
+
+    async def http1(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with until_hung_up(writer):
+            await reader.read()
+
+    async def http2(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with until_hung_up(writer):
+            await reader.readexactly(len(PREFACE))
+            writer.write(settings())
+            while (start := await reader.readexactly(9))[3] != HEADERS:
+                await reader.readexactly(int.from_bytes(start[:3], "big"))
+            stream = int.from_bytes(start[5:], "big")
+            writer.write(head(stream, [(b":status", b"200")], END_HEADERS) + frame(DATA, END_STREAM, stream, b"new"))
+            await reader.read()
+
+    async with AsyncExitStack() as stack, asyncio.timeout(10):
+        for answer, protocol in ((http1, "http/1.1"), (http2, "h2")):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*authority.issue("web"))
+            context.set_alpn_protocols([protocol])
+            server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+            ports.append((await stack.enter_async_context(server)).sockets[0].getsockname()[1])
+        front = await stack.enter_async_context(await asyncio.start_server(relay, "127.0.0.1", 0))
+        m = await stack.enter_async_context(mesh().start())
+        port = front.sockets[0].getsockname()[1]
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)))
+        first = background(m.get("web"))
+        await until(lambda: len(ports) == 1, what="the first handshake to begin")
+        declare(m, port, TlsPolicy("web", str(authority.certificate)))
+        held.set()
+        assert (await first).body == b"new"
+        (endpoint,) = m.plane.services[name("web")].endpoints.values()
+        assert endpoint.speaks_http2 is None
+
+
+async def test_what_alpn_told_is_forgotten_when_a_handshake_fails(authority: Authority, stranger: Authority) -> None:
+    async with mesh().start() as m, one_answer_each(stranger) as (port, _):
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)))
+        (endpoint,) = m.plane.services[name("web")].endpoints.values()
+        endpoint.speaks_http2 = False
+        assert (await m.get("web")).status == 503
+        assert endpoint.speaks_http2 is None
+
+
 @VERSIONS
 @pytest.mark.parametrize("ends", ["close", "abort"])
 async def test_an_endpoint_that_hangs_up_behind_its_handshake_leaves_nobody_waiting(
@@ -727,6 +850,47 @@ async def test_a_client_certificate_that_is_half_replaced_leaves_the_one_before(
         assert told.startswith(f"TLS to web: the certificates from before stay: {certificate} with {key}")
         key.write_bytes(new[1])
         assert await serial() != first
+
+
+class Below:
+    """The connection that one over TLS is laid over: what is written to it."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+
+def test_an_end_that_waited_goes_out_though_nothing_but_tickets_was_left_to_read(authority: Authority) -> None:
+    """RFC 8446 §4.6.1: they come behind the handshake, and a slow reader leaves them where they are."""
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(*authority.issue("web"))
+    to_client, to_server, below = ssl.MemoryBIO(), ssl.MemoryBIO(), Below()
+    server = server_context.wrap_bio(to_server, to_client, server_side=True)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with ClientTls(ClientSettings("web", authority.certificate)).context_for("a", ()) as context:
+        client: Any = context.wrap_bio(incoming, outgoing, server_hostname="web")
+    client.below = below
+    is_done = False
+    while not is_done:
+        with suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        to_server.write(outgoing.read())
+        with suppress(ssl.SSLWantReadError):
+            server.do_handshake()
+            is_done = True
+        incoming.write(to_client.read())
+    assert incoming.pending  # the tickets
+    client.end()
+    assert not below.written
+    with pytest.raises(ssl.SSLWantReadError):
+        client.read()
+    to_server.write(below.written)
+    assert server.read() == b""  # its close_notify
 
 
 async def test_a_browser_of_today_gets_through(authority: Authority) -> None:
