@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,21 @@ def test_not_run_is_a_failure_where_everything_is_required(tmp_path: Path) -> No
     result = run(SKIPPED, tmp_path, MESH_REQUIRE="all")
     assert result.returncode == 1, result.stdout
     assert "1 passed, 1 skipped" in result.stdout
+
+
+def test_no_two_processes_are_given_the_same_port() -> None:
+    """The tests run two at a time, and a port that is not bound yet looks free to all."""
+    code = (
+        "import sys; from tests.support.ports import free_ports; print(*free_ports(500), flush=True); sys.stdin.read()"
+    )
+    with ExitStack() as stack:
+        given: set[str] = set()
+        for _ in range(8):
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", code], cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                )
+            )
+            assert process.stdout
+            given.update(process.stdout.readline().split())
+        assert len(given) == 8 * 500
