@@ -188,6 +188,8 @@ class Connection:
         self._blocked: dict[int, Stream] = {}
         self._credited: dict[int, None] = {}  # those of them that the peer gave credit in this feed
         self._all_credited = False
+        self.is_held = False
+        """The transport is full: bodies wait, whatever credit there is."""
         self._refused: dict[int, int] = {}  # in order of their end, with what may still come of each
         self._updates_due = 0  # what was sent has to be credited: so many WINDOW_UPDATEs are no flood
         self.send_window = DEFAULT_WINDOW
@@ -623,7 +625,7 @@ class Connection:
         if stream.local_ended or stream.pending_end is not None:
             return
         size = len(piece)
-        if not stream.pending and size <= stream.send_window and size <= self.send_window:
+        if not stream.pending and size <= stream.send_window and size <= self.send_window and not self.is_held:
             stream.send_window -= size
             self.send_window -= size
             self._data_frames(stream.id, piece, 0)
@@ -637,7 +639,8 @@ class Connection:
         if stream.local_ended or stream.pending_end is not None:
             return
         size = len(piece)
-        if not trailers and not stream.pending and size <= stream.send_window and size <= self.send_window:
+        is_open = size <= stream.send_window and size <= self.send_window and not self.is_held
+        if is_open and not trailers and not stream.pending:
             stream.send_window -= size
             self.send_window -= size
             self._data_frames(stream.id, piece, END_STREAM)
@@ -652,6 +655,16 @@ class Connection:
         else:
             self.out.append(_frame(DATA, END_STREAM, stream.id, b""))
             self._ended(stream)
+
+    def hold(self) -> None:
+        """Send no bodies until ``let_go``: the peer does not take what was sent. Its credit alone fills no memory."""
+        self.is_held = True
+
+    def let_go(self) -> None:
+        """Send what was held."""
+        self.is_held = False
+        self._all_credited = True
+        self._pump_credited()
 
     def stop_peer(self, stream: Stream) -> None:
         """§8.1: the rest of the request is not wanted; said as soon as the answer is out."""
@@ -730,7 +743,7 @@ class Connection:
         pending = stream.pending
         while pending:
             room = min(stream.send_window, self.send_window)
-            if room <= 0:
+            if room <= 0 or self.is_held:
                 break
             piece = pending[0]
             if len(piece) <= room:
@@ -765,7 +778,7 @@ class Connection:
         self._all_credited = False
         self._credited.clear()
         for number in numbers:
-            if self.send_window <= 0:
+            if self.send_window <= 0 or self.is_held:
                 break
             stream = self._blocked.pop(number, None)  # to the end of the line, if it is blocked again
             if stream is not None:

@@ -101,11 +101,14 @@ class Http2Connection:
     def pause_writing(self) -> None:
         """The peer reads slowly."""
         self.is_writable = False
+        self.codec.hold()
         self._tell_writable(writable=False)
 
     def resume_writing(self) -> None:
         """It has caught up."""
         self.is_writable = True
+        self.codec.let_go()
+        self.touch()
         self._tell_writable(writable=True)
         self._trampoline.drain()
 

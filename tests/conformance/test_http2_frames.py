@@ -556,6 +556,26 @@ def test_a_large_window_may_be_credited_in_small_steps_after_all_was_sent() -> N
     assert peer.fault is None
 
 
+def test_a_full_transport_holds_bodies_back_whatever_credit_comes_and_nothing_else() -> None:
+    peer = Peer().feed(PREFACE + settings((4, 1000)) + head(1) + head(3))
+    first, second = (peer.connection.streams[number] for number in (1, 3))
+    for stream in (first, second):
+        peer.connection.send_headers(stream, [(b":status", b"200")], ended=False)
+    peer.connection.send_data(first, b"a" * 1001)
+    peer.connection.take()
+    peer.sent.clear()
+    peer.connection.hold()
+    peer.feed(credit(1, 1) + credit(0, 1) + frame(PING, 0, 0, b"12345678"))
+    peer.connection.send_data(second, b"b")
+    peer.connection.send_last(second, b"b", [])
+    peer.feed(b"")
+    assert [kind for kind, *_ in peer.sent] == [PING]
+    peer.connection.let_go()
+    sent = [(stream, flags, payload) for kind, flags, stream, payload in frames(peer.connection.take()) if kind == DATA]
+    assert sent == [(1, 0, b"a"), (3, 0, b"b"), (3, END_STREAM, b"b")]
+    assert list(peer.connection.streams) == [1]
+
+
 def test_ordinary_traffic_earns_its_pings_and_window_updates() -> None:
     peer = Peer().feed(START)
     for number in range(1, 20_001, 2):

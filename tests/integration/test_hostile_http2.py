@@ -12,6 +12,7 @@ from mesh.model.policy import AppProtocol
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
 from proxy.http2 import hpack, octets
+from proxy.http2.codec import QUEUED_BYTES
 from proxy.http2.downstream import Http2Downstream
 from proxy.http2.errors import ErrorCode
 from proxy.http2.frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM
@@ -74,18 +75,21 @@ async def read_to_end(client: Client) -> bytes:
     return data
 
 
+def unsent_bytes(m: Mesh) -> int:
+    """What the HTTP/2 connections have let out, and their clients do not take."""
+    connections = [connection for connection in m.outbound.connections if isinstance(connection, Http2Downstream)]
+    return sum(sum(map(len, each.codec.out)) + each.transport.get_write_buffer_size() for each in connections)
+
+
 def held_bytes(m: Mesh) -> int:
     """What the HTTP/2 connections make the sidecar hold."""
-    held = 0
-    for connection in m.outbound.connections:
-        if isinstance(connection, Http2Downstream):
-            held += sum(map(len, connection.codec.out)) + connection.transport.get_write_buffer_size()
-            held += sum(stream.pending_bytes for stream in connection.codec.streams.values())
-    return held
+    connections = [connection for connection in m.outbound.connections if isinstance(connection, Http2Downstream)]
+    waiting = sum(stream.pending_bytes for each in connections for stream in each.codec.streams.values())
+    return waiting + unsent_bytes(m)
 
 
-async def flood(m: Mesh, client: Client, piece: Piece) -> int:
-    """Send pieces until the connection is closed, 20 000 at most; gives the most that was held meanwhile."""
+async def flood(m: Mesh, client: Client, piece: Piece, measure: Callable[[Mesh], int] = held_bytes) -> int:
+    """Send pieces until the connection is closed, 20 000 at most; gives the most that was measured meanwhile."""
     most = 0
     for number in range(0, 20_000, 100):
         if client.writer.transport.is_closing():
@@ -97,7 +101,7 @@ async def flood(m: Mesh, client: Client, piece: Piece) -> int:
         except (TimeoutError, ConnectionError):
             break
         await asyncio.sleep(0)
-        most = max(most, held_bytes(m))
+        most = max(most, measure(m))
     return most
 
 
@@ -130,12 +134,11 @@ CRUMBS: dict[str, Piece] = {
 @pytest.mark.parametrize("piece", CRUMBS.values(), ids=CRUMBS)
 @pytest.mark.parametrize("answers", ["read", "not read"])
 async def test_credit_in_crumbs_for_a_hundred_answers_leaves_others_served(piece: Piece, answers: str) -> None:
-    """CVE-2019-9517: each crumb lets a byte out, and asks for a look at all that waits."""
+    """CVE-2019-9511, 9517: each crumb lets a byte out in a frame of its own, and asks for a look at all that waits."""
     async with http1_service() as m:
         client = await m.connect()
         client.send(PREFACE + settings((4, 0)) + credit(0, 1 << 30) + b"".join(head(2 * n + 1) for n in range(100)))
-        service = m.plane.services[name("pay")]
-        await until(lambda: service.usage.requests == 100, what="all to be under way")
+        await until(lambda: held_bytes(m) > 100 * QUEUED_BYTES, what="all answers to wait")
         if answers == "not read":
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         flooding = background(flood(m, client, piece))
@@ -145,6 +148,21 @@ async def test_credit_in_crumbs_for_a_hundred_answers_leaves_others_served(piece
         await well(m)
         assert most < 100 * 512 * 1024
         client.writer.transport.abort()
+
+
+async def test_credit_in_crumbs_for_answers_that_are_not_taken_is_cut_off() -> None:
+    """CVE-2019-9511: what lies before the transport already holds the rest back, so that credit achieves nothing."""
+    async with http1_service() as m:
+        client = await m.connect()
+        client.send(PREFACE + settings((4, 0)) + credit(0, 1 << 30) + b"".join(head(2 * n + 1) for n in range(100)))
+        await until(lambda: held_bytes(m) > 100 * QUEUED_BYTES, what="all answers to wait")
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        most = 0
+        for _ in range(5):  # the kernel takes several MB first
+            most = max(most, await flood(m, client, CRUMBS["of every stream"], unsent_bytes))
+        assert client.writer.transport.is_closing()
+        assert most < HELD_BYTES
+        await well(m)
 
 
 @pytest.mark.parametrize(
