@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 import pytest_asyncio
 
+from tests.support.certificates import Authority
 from tests.support.consul import ConsulAgent
 from tests.support.loops import WatchedLoop, leftover_tasks
 from tests.support.needs import require
@@ -123,3 +124,15 @@ async def consul(tmp_path: Path) -> AsyncIterator[ConsulAgent]:
     directory.mkdir()
     async with ConsulAgent(require("consul"), directory) as agent:
         yield agent
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Who signs the certificates that a module's peers trust."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Another, whom they do not trust."""
+    return Authority(tmp_path_factory.mktemp("stranger"), "a stranger")

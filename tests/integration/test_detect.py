@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -25,6 +24,7 @@ from tests.support.mesh import Client, Mesh, inbound_listener, mesh, name, serve
 from tests.support.needs import require
 from tests.support.process import until
 from tests.support.telemetry import Running, endpoints, sidecar
+from tests.support.tls import server_context, trusting
 
 SOON_S = 1.0
 """A server that speaks first is heard within this, through both sidecars."""
@@ -290,20 +290,8 @@ async def test_requests_and_bytes_share_an_endpoint_and_never_a_connection() -> 
 # --- TLS ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
 def certificate(authority: Authority) -> ServerTls:
     return ServerTls(ServerSettings((KeyPair(*authority.issue("web")),)))
-
-
-def trusting(authority: Authority, *protocols: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=authority.certificate)
-    if protocols:
-        context.set_alpn_protocols(list(protocols))
-    return context
 
 
 async def test_tls_ends_here_and_what_is_within_is_told_in_the_same_way(authority: Authority) -> None:
@@ -346,9 +334,7 @@ async def test_a_server_that_speaks_first_is_heard_with_and_without_tls(authorit
 
 
 async def test_tls_passes_to_a_program_that_ends_it_itself(authority: Authority) -> None:
-    certificate_file, key = authority.issue("web")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate_file, key)
+    context = server_context(authority)
     async with both() as b, await asyncio.start_server(anything, "127.0.0.1", 0, ssl=context) as secured:
         b.program.apply([Endpoint("secured", "127.0.0.1", secured.sockets[0].getsockname()[1])])
         reader, writer = await asyncio.open_connection(

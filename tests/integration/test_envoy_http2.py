@@ -28,11 +28,6 @@ LARGE = bytes(range(256)) * 4096
 WAYS = ("inbound", "outbound", "inbound, TLS", "to Envoy", "to Envoy, TLS")
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
 class Way:
     """A path of one sidecar and one Envoy that speak HTTP/2 with each other. ``port`` is where its clients call."""
 
