@@ -9,18 +9,17 @@ Flow control (§5.2): the stream's credit goes back when its owner is not paused
 the bytes; the connection's goes back at once, so that a slow stream never stalls its siblings. What is held for a
 paused stream is at most its window.
 
-What is not worth a frame has a budget: resets, pings, settings, empty data, window updates, what comes for streams that
-are over. Ordinary traffic earns it back, a flood does not (CVE-2019-9511 to -9518, CVE-2023-44487, CVE-2025-8671).
-Credit lets bodies out once for each ``feed``: in crumbs, it would walk all that wait for each of them.
+What is not worth a frame has a budget (see ``budget.py``). Credit lets bodies out once for each ``feed``: in crumbs, it
+would walk all that wait for each of them. While the transport is full, it lets nothing out.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from struct import Struct
 from typing import Final, Protocol
 
 from mesh.http.headers import Headers
+from proxy.http2.budget import Budget
 from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault
 from proxy.http2.frames import (
     ACK,
@@ -50,50 +49,21 @@ from proxy.http2.frames import (
 from proxy.http2.hpack import NO_TABLE, Decoder
 from proxy.http2.octets import HEADER_LIST_BYTES, encode, join_data
 from proxy.http2.octets import frame as _frame
+from proxy.http2.stream import STREAM_WINDOW, Owner, Stream
 
 DEFAULT_WINDOW: Final = 65_535  # RFC 9113 §6.9.2, until settings say otherwise
 MAX_WINDOW: Final = 2**31 - 1
 FRAME_BYTES: Final = 16_384  # what we take, and the least a peer must take (§4.2)
-STREAM_WINDOW: Final = 256 * 1024  # what is held at most for a stream whose other side is slow
 CONNECTION_WINDOW: Final = 1024 * 1024
 CONCURRENT: Final = 100  # RFC 9113 §6.5.2: no fewer
 MAX_LIST_BYTES: Final = 4 * HEADER_LIST_BYTES  # beyond it the connection ends, since nothing is decoded any more
 QUEUED_BYTES: Final = 64 * 1024  # of a stream's body that the peer's window does not let out; then its source is paused
 FRAMES_IN_A_TURN: Final = 500  # an ordinary read brings fewer; other connections wait meanwhile
-SMALL: Final = 1024  # bytes of data for a stream that is over: what is larger pays for itself by its transport
-LATE_FRAME: Final = 64  # of the window of a stream that was reset, for each frame that still comes of it, at least
-UPDATES_BY_FRAME: Final = 2  # that are no flood: one for the stream, one for the connection
-BYTES_FOR_UPDATE: Final = 128  # sent, for each WINDOW_UPDATE more that is no flood: two levels, in steps of 256
-UPDATES_DUE: Final = 10_000  # at most: 20 MiB that were sent, credited in steps of 4 KiB
-BUDGET: Final = 1000  # frames that achieve nothing, before ENHANCE_YOUR_CALM
-EARNED: Final = 4  # of it for each stream or piece of body that comes
-EARNED_BY_FRAME: Final = 8  # for each frame of data that goes out; with the two below, ten in all, as Envoy allows
-RESET_BUDGET: Final = 500  # streams that were given up at once, before their answer (Envoy's premature resets)
 HASTY_S: Final = 1  # "at once"
-REMEMBERED: Final = 10 * CONCURRENT  # streams that we have reset, of which frames may still be on their way
 
 _HEAD: Final = Struct(">BHBBL")
 _LONG: Final = Struct(">L")
 _SETTING: Final = Struct(">HL")
-
-
-class Owner(Protocol):
-    """Who a stream belongs to: the shell's side of a request or an answer."""
-
-    def on_headers(self, fields: Headers, *, ended: bool) -> None:
-        """A head has come (1xx too), or the trailers; ``ended``: nothing follows."""
-
-    def on_data(self, piece: bytes) -> None:
-        """A piece of the body; never empty."""
-
-    def on_end(self) -> None:
-        """The body has ended, without trailers."""
-
-    def on_reset(self, code: int, *, is_unprocessed: bool) -> None:
-        """The stream is over, before its time. ``is_unprocessed``: the peer says that it did nothing of it."""
-
-    def on_writable(self, *, writable: bool) -> None:
-        """What was queued for want of window has gone out (or there is too much of it)."""
 
 
 class Events(Protocol):
@@ -112,56 +82,6 @@ class Events(Protocol):
         """The peer takes no more streams; those it did not begin have been reset as unprocessed."""
 
 
-class Stream:
-    """One stream. ``owner`` is told what comes; ``expected`` body bytes, where a content-length said so."""
-
-    __slots__ = (
-        "pending",
-        "pending_bytes",
-        "pending_end",
-        "expected",
-        "has_head",
-        "id",
-        "is_paused",
-        "is_writable",
-        "local_ended",
-        "owner",
-        "received",
-        "recv_window",
-        "remote_ended",
-        "send_window",
-        "begun_second",
-        "stops_peer",
-        "unacked",
-    )
-
-    def __init__(self, number: int, send_window: int) -> None:
-        """Open."""
-        self.id = number
-        self.owner: Owner | None = None
-        self.send_window = send_window
-        self.recv_window = STREAM_WINDOW
-        self.unacked = 0
-        self.begun_second = 0
-        self.stops_peer = False
-        """Once our side has ended the peer is told to send no more (§8.1)."""
-        self.is_paused = False
-        self.is_writable = True
-        self.local_ended = False
-        self.remote_ended = False
-        self.has_head = False
-        self.expected: int | None = None
-        self.received = 0
-        self.pending: deque[bytes] = deque()
-        self.pending_bytes = 0
-        self.pending_end: Headers | None = None
-
-    def __repr__(self) -> str:
-        """For debugging."""
-        ends = ("-" if self.local_ended else ">") + ("-" if self.remote_ended else "<")
-        return f"<Stream {self.id} {ends} send={self.send_window} queued={self.pending_bytes}>"
-
-
 class Connection:
     """See the module. ``is_server``: the peer begins the streams."""
 
@@ -178,8 +98,7 @@ class Connection:
         self._block_stream = 0
         self._block_ends = False
         self._begun_block = False
-        self._budget = BUDGET
-        self._resets = RESET_BUDGET
+        self._budget = Budget()
         self._seconds = 0
         self.replies = 0
         """Answers to PING and SETTINGS so far: a peer that reads none of them may not ask without end."""
@@ -190,8 +109,6 @@ class Connection:
         self._all_credited = False
         self.is_held = False
         """The transport is full: bodies wait, whatever credit there is."""
-        self._refused: dict[int, int] = {}  # in order of their end, with what may still come of each
-        self._updates_due = 0  # what was sent has to be credited: so many WINDOW_UPDATEs are no flood
         self.send_window = DEFAULT_WINDOW
         self.streams: dict[int, Stream] = {}
         self.peer_window = DEFAULT_WINDOW
@@ -282,7 +199,7 @@ class Connection:
     def _read_data(self, number: int, payload: bytes, empty: int) -> None:
         """Plain frames of data, joined; so many of them were ``empty``."""
         if empty:
-            self._spend(empty if payload else empty - 1)
+            self._budget.spend(empty if payload else empty - 1)
         try:
             self._on_data(0, number, payload)
         except StreamFault as fault:
@@ -304,7 +221,7 @@ class Connection:
         elif kind == PUSH_PROMISE:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which was never allowed (§6.6)")
         else:
-            self._spend()  # §4.1: unknown ones are ignored
+            self._budget.spend()  # §4.1: unknown ones are ignored
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         if not number:
@@ -322,7 +239,7 @@ class Connection:
         if stream is None or stream.remote_ended:
             self._check_begun(number, "DATA")
             if stream is None and self._is_late(number):
-                self._on_late_data(number, flow)
+                self._budget.spend_late_data(number, flow)
                 return
             raise StreamFault(ErrorCode.STREAM_CLOSED, "DATA on a closed stream (§5.1)")
         if flags & PADDED:
@@ -339,9 +256,9 @@ class Connection:
         ):
             raise StreamFault(ErrorCode.PROTOCOL_ERROR, "a body of another length than content-length says (§8.1.1)")
         if payload:
-            self._earn()
+            self._budget.earn()
         elif not ended:
-            self._spend()
+            self._budget.spend()
         stream.unacked += flow
         owner = stream.owner
         if ended:
@@ -354,14 +271,6 @@ class Connection:
                 owner.on_data(payload)
             if ended:
                 owner.on_end()
-
-    def _on_late_data(self, number: int, flow: int) -> None:
-        """Of a stream that we have reset: its window may have been on its way, and is nobody's fault."""
-        left = self._refused.get(number, 0) - max(flow, LATE_FRAME)
-        if number in self._refused:
-            self._refused[number] = left
-        if not flow or (left < 0 and flow < SMALL):
-            self._spend()
 
     def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
         if not number:
@@ -397,7 +306,7 @@ class Connection:
         if stream is None:
             stream = self._begun_by_peer(number, ends=ends)
             if stream is None:
-                self._spend()
+                self._budget.spend()
             else:
                 self._events.on_stream(stream, fields, ended=ends)
                 self._forget_if_over(stream)
@@ -417,7 +326,7 @@ class Connection:
             stream.has_head = fields[0][1][:1] != b"1"
             if ends and not stream.has_head:
                 raise StreamFault(ErrorCode.PROTOCOL_ERROR, "an informational answer that ends the stream (§8.1)")
-        self._earn()
+        self._budget.earn()
         owner = stream.owner
         if ends:
             stream.remote_ended = True
@@ -441,11 +350,11 @@ class Connection:
             return None  # §6.8: it will be sent again elsewhere
         self.last_peer_stream = number
         if len(self.streams) >= CONCURRENT:
-            self._remember_refused(number, STREAM_WINDOW)
+            self._budget.remember_refused(number, STREAM_WINDOW)
             self.out.append(_frame(RST_STREAM, 0, number, _LONG.pack(ErrorCode.REFUSED_STREAM)))
-            self._spend_reset()
+            self._budget.spend_reset()
             return None
-        self._earn()
+        self._budget.earn()
         stream = self.streams[number] = Stream(number, self.peer_window)
         stream.begun_second = self._seconds
         stream.has_head = True
@@ -455,7 +364,7 @@ class Connection:
     def _on_priority(self, number: int, payload: bytes) -> None:
         if not number:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0 (§6.3)")
-        self._spend()  # §5.3.2: parsed, and no more
+        self._budget.spend()  # §5.3.2: parsed, and no more
         if len(payload) != 5 and number in self.streams:
             raise StreamFault(ErrorCode.FRAME_SIZE_ERROR, "a PRIORITY frame that is not 5 bytes (§6.3)")
 
@@ -465,7 +374,7 @@ class Connection:
         if len(payload) != 4:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a RST_STREAM frame that is not 4 bytes (§6.4)")
         self._check_begun(number, "RST_STREAM")
-        self._spend()
+        self._budget.spend()
         stream = self.streams.get(number)
         if stream is None:
             return
@@ -475,7 +384,7 @@ class Connection:
         if owner is not None:
             owner.on_reset(code, is_unprocessed=code == ErrorCode.REFUSED_STREAM)
         if self._is_server and is_hasty:
-            self._spend_reset()  # CVE-2023-44487: begun, and given up at once
+            self._budget.spend_reset()  # CVE-2023-44487: begun, and given up at once
 
     def _on_settings(self, flags: int, number: int, payload: bytes) -> None:
         if number:
@@ -483,11 +392,11 @@ class Connection:
         if flags & ACK:
             if payload:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a SETTINGS ACK that is not empty (§6.5)")
-            self._spend()
+            self._budget.spend()
             return
         if len(payload) % 6:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of no whole number of settings (§6.5)")
-        self._spend(1 + len(payload) // 6)
+        self._budget.spend(1 + len(payload) // 6)
         window: int | None = None
         for key, value in _SETTING.iter_unpack(payload):
             if key == INITIAL_WINDOW_SIZE:
@@ -537,7 +446,7 @@ class Connection:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PING on a stream (§6.7)")
         if len(payload) != 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a PING that is not 8 bytes (§6.7)")
-        self._spend()
+        self._budget.spend()
         if flags & ACK:
             self.pings_acked += 1
             return
@@ -549,7 +458,7 @@ class Connection:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream (§6.8)")
         if len(payload) < 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a GOAWAY of less than 8 bytes (§6.8)")
-        self._spend()
+        self._budget.spend()
         last, (code,) = _LONG.unpack_from(payload)[0] & LAST_STREAM, _LONG.unpack_from(payload, 4)
         self.goaway_received = True
         if not self._is_server:
@@ -563,10 +472,7 @@ class Connection:
         if len(payload) != 4:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a WINDOW_UPDATE that is not 4 bytes (§6.9)")
         increment = _LONG.unpack(payload)[0] & LAST_STREAM
-        if self._updates_due:
-            self._updates_due -= 1
-        else:
-            self._spend()
+        self._budget.spend_update()
         if not number:
             if not increment:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a WINDOW_UPDATE of 0 (§6.9)")
@@ -677,8 +583,8 @@ class Connection:
         """Give a stream up; its owner hears nothing more."""
         if stream.id not in self.streams:
             return
-        self._remember_refused(stream.id, stream.recv_window)
-        self._earn()  # what of it is still on its way is not the peer's fault
+        self._budget.remember_refused(stream.id, stream.recv_window)
+        self._budget.earn()  # what of it is still on its way is not the peer's fault
         self.out.append(_frame(RST_STREAM, 0, stream.id, _LONG.pack(code)))
         self._drop(stream)
 
@@ -719,24 +625,21 @@ class Connection:
     def tick(self) -> None:
         """Once a second: time earns some budget back too."""
         self._seconds += 1
-        self._updates_due = min(self._updates_due, UPDATES_DUE)
-        self._budget = min(BUDGET, self._budget + BUDGET // 10)
-        self._resets = min(RESET_BUDGET, self._resets + RESET_BUDGET // 10)
+        self._budget.tick()
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _data_frames(self, number: int, piece: bytes, flags: int) -> None:
         limit, out = self.peer_frame_bytes, self.out
         size = len(piece)
-        self._updates_due += UPDATES_BY_FRAME + size // BYTES_FOR_UPDATE
         if size <= limit:
             out.append(_frame(DATA, flags, number, piece))
-            self._earn(EARNED_BY_FRAME)
+            self._budget.earn_by_sending(size)
         else:
             for start in range(0, size, limit):
                 is_last = start + limit >= size
                 out.append(_frame(DATA, flags if is_last else 0, number, piece[start : start + limit]))
-                self._earn(EARNED_BY_FRAME)
+                self._budget.earn_by_sending(limit)
 
     def _pump(self, stream: Stream) -> None:
         """Let out of a stream's queue what the windows allow; tell its source when it may go on, or has to stop."""
@@ -801,7 +704,7 @@ class Connection:
         if stream.local_ended and stream.remote_ended and self.streams.pop(stream.id, None) is not None:
             self._blocked.pop(stream.id, None)
             stream.owner = None  # it knows its stream: without the cycle both are freed at once
-            self._resets = min(RESET_BUDGET, self._resets + 1)
+            self._budget.earn_reset()
             self._events.on_stream_over()
 
     def _drop(self, stream: Stream) -> Owner | None:
@@ -817,15 +720,17 @@ class Connection:
         """§5.4.2: reset one stream for what the peer did, and tell its owner."""
         stream = self.streams.get(number)
         owner = self._drop(stream) if stream is not None else None
-        self._remember_refused(number, 0 if stream is None else stream.recv_window)
+        self._budget.remember_refused(number, 0 if stream is None else stream.recv_window)
         self.out.append(_frame(RST_STREAM, 0, number, _LONG.pack(fault.code)))
         if owner is not None:
             owner.on_reset(fault.code, is_unprocessed=False)
-        self._spend_reset()  # CVE-2025-8671: a peer that has us reset its streams is no better than one that does
+        self._budget.spend_reset()  # CVE-2025-8671: who has us reset its streams is no better than who does
 
     def _is_late(self, number: int) -> bool:
         """A frame of a stream that was on its way before the peer heard of our reset, or of our going away."""
-        if number in self._refused or (self.goaway_sent is not None and self.goaway_sent < number <= self._passed_over):
+        if self._budget.is_refused(number) or (
+            self.goaway_sent is not None and self.goaway_sent < number <= self._passed_over
+        ):
             return True
         return not self._is_server and number % 2 == 1  # one of ours: more are given up than are remembered
 
@@ -835,25 +740,6 @@ class Connection:
         begun = number <= max(self.last_peer_stream, self._passed_over) if is_peers else number < self.next_stream
         if not begun:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{what} on idle stream {number} (§5.1)")
-
-    def _remember_refused(self, number: int, window: int) -> None:
-        self._refused[number] = self._refused.get(number, window)  # once: a second reset gives no window anew
-        if len(self._refused) > REMEMBERED:
-            del self._refused[next(iter(self._refused))]
-
-    def _earn(self, count: int = EARNED) -> None:
-        if self._budget < BUDGET:
-            self._budget += count
-
-    def _spend(self, count: int = 1) -> None:
-        self._budget -= count
-        if self._budget < 0:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a flood of frames that achieve nothing")
-
-    def _spend_reset(self) -> None:
-        self._resets -= 1
-        if self._resets < 0:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a flood of streams that are reset")
 
 
 def _unpadded(payload: bytes, least: int = 0) -> bytes:

@@ -7,8 +7,9 @@ import logging
 from typing import TYPE_CHECKING, Final, cast
 
 from mesh.http.headers import Headers
-from proxy.http2.codec import Connection, Stream
+from proxy.http2.codec import Connection
 from proxy.http2.errors import ConnectionFault, ErrorCode
+from proxy.http2.stream import Stream
 
 if TYPE_CHECKING:
     from proxy.trampoline import Trampoline

@@ -15,11 +15,11 @@ from mesh.http.outcome import ClientGone, ProxyError, TunnelIdle
 from proxy.callbacks import set_callbacks
 from proxy.exchange import Exchange
 from proxy.grpc_web import GrpcWebStream
-from proxy.http2.codec import Stream
 from proxy.http2.connection import Http2Connection
 from proxy.http2.errors import ErrorCode, code_name
 from proxy.http2.frames import LAST_STREAM
 from proxy.http2.messages import request_head, response_fields, trailers
+from proxy.http2.stream import Stream
 from proxy.request_body import RequestBody
 
 if TYPE_CHECKING:

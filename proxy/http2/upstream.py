@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final, cast
 from mesh.http.headers import Headers
 from mesh.http.message import SWITCHED, WEBSOCKET, RequestHead, ResponseHead
 from mesh.http.outcome import Grpc, HeadersTooLarge, ProxyError, UpstreamProtocolError, UpstreamReset
-from proxy.http2.codec import Stream
 from proxy.http2.connection import Http2Connection
 from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault, code_name
 from proxy.http2.messages import request_fields, response_head, trailers
 from proxy.http2.octets import list_bytes
+from proxy.http2.stream import Stream
 from proxy.upstream.connect import has_declined_http2
 from proxy.websocket import ACCEPT, KEY, accept_for
 
