@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from mesh.http.headers import Headers
 from proxy.http2 import hpack, octets
-from proxy.http2.codec import Connection, Stream
+from proxy.http2.codec import Connection
 from proxy.http2.errors import ConnectionFault, StreamFault
 from proxy.http2.frames import GOAWAY, PREFACE, RST_STREAM
-from tests.conformance.test_http2_frames import GET, POST, Peer, frame, frames, settings
+from proxy.http2.stream import Stream
+from tests.support.http2 import GET, POST, frame, frames, settings
+from tests.support.http2_peer import Peer
 
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=20).map(str.encode).filter(
     lambda name: name not in {b"connection", b"host", b"te", b"upgrade", b"keep-alive", b"expect", b"content-length"}
