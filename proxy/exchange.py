@@ -171,7 +171,7 @@ class Exchange:
                 endpoint.requests += 1
                 http2 = endpoint.speaks_http2
                 if http2 is None:
-                    http2 = self._prefers_http2(service)
+                    http2 = self.prefers_http2(service)
                 attempt.http2 = http2
                 stream: UpstreamStream | None = None if skip_pool else endpoint.take(certain=certain, http2=http2)
                 if stream is None:
@@ -264,7 +264,7 @@ class Exchange:
                 usage.requests -= 1
             self._end()
 
-    def _prefers_http2(self, service: UpstreamService) -> bool:
+    def prefers_http2(self, service: UpstreamService) -> bool:
         """How to speak to an endpoint of which nothing is declared: over TLS its ALPN decides, if we offer HTTP/2."""
         request = self.request
         if request.upgrade or request.version == TCP:

@@ -289,6 +289,9 @@ def explain(error: BaseException) -> str:
     return f"the TLS handshake failed: {str(error) or type(error).__name__}"
 
 
+NO_COMMON_PROTOCOL = "tlsv1 alert no application protocol"
+"""What the text of an SSLError says where ALPN found none; its ``reason`` is None for want of a name."""
+
 _REASON = re.compile(r"\[SSL[^\]]*\] (.*?) \(_?ssl", re.IGNORECASE)
 _HINTS = {
     "wrong version number": " (does it speak TLS on that port?)",
@@ -296,7 +299,7 @@ _HINTS = {
     "tlsv13 alert certificate required": " (it wants a client certificate)",
     "tlsv1 alert unknown ca": " (it does not trust our client certificate's authority)",
     "sslv3 alert handshake failure": " (no TLS version or cipher in common, or it wants a client certificate)",
-    "tlsv1 alert no application protocol": " (no protocol in common: see appProtocol)",
+    NO_COMMON_PROTOCOL: " (no protocol in common: see appProtocol)",
 }
 
 

@@ -220,6 +220,10 @@ class TlsFailed(ConnectFailed):
     error_type = "tls_certificate_error"
 
 
+class NoCommonProtocol(TlsFailed):
+    """The endpoint speaks none of the protocols that were offered to it (ALPN, RFC 7301 §3.2)."""
+
+
 class UpstreamReset(ProxyError):
     """The endpoint closed the connection before its answer was complete."""
 

@@ -8,9 +8,9 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from mesh.http.outcome import ConnectFailed, TlsFailed
+from mesh.http.outcome import ConnectFailed, NoCommonProtocol, TlsFailed
 from proxy.callbacks import Callbacks
-from proxy.tls import HANDSHAKE_S, HTTP2, TlsError, explain, laid_over
+from proxy.tls import HANDSHAKE_S, HTTP2, NO_COMMON_PROTOCOL, TlsError, explain, laid_over
 
 if TYPE_CHECKING:
     from proxy.dataplane import DataPlane
@@ -38,8 +38,8 @@ async def connect(endpoint: UpstreamEndpoint, make: Callable[[], _P], protocols:
         raise ConnectFailed(message, not_sent=True) from error
     except (ssl.SSLError, TlsError) as error:
         why = str(error) if isinstance(error, TlsError) else explain(error)
-        message = f"no TLS with {endpoint}: {why}"
-        raise TlsFailed(message, not_sent=True) from error
+        kind = NoCommonProtocol if NO_COMMON_PROTOCOL in str(error) else TlsFailed
+        raise kind(f"no TLS with {endpoint}: {why}", not_sent=True) from error
     except OSError as error:
         message = f"cannot connect to {endpoint}: {error.strerror or error}"
         raise ConnectFailed(message, not_sent=True) from error

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
-from mesh.http.outcome import ConnectFailed, Overflow, TlsFailed
+from mesh.http.outcome import ConnectFailed, NoCommonProtocol, Overflow
 from mesh.model.policy import AppProtocol
 from mesh.model.service import Endpoint
 from mesh.rules.outlier import OutlierState
@@ -126,6 +126,16 @@ class UpstreamEndpoint:
         self._add(connection, generation)
         self._connect_for_waiting()
 
+    def line_up_again(self, attempts: list[Attempt]) -> None:
+        """How the endpoint is to be met has changed while they waited: decide anew in what they are spoken."""
+        for attempt in attempts:
+            http2 = self.speaks_http2
+            attempt.http2 = attempt.exchange.prefers_http2(self.service) if http2 is None else http2
+            try:
+                self.connect_for(attempt)
+            except Overflow as error:
+                attempt.on_error(error)
+
     def release(self, connection: Http1Upstream) -> None:
         """Take a connection back that may serve another request."""
         if connection.generation != self.generation:
@@ -182,8 +192,8 @@ class UpstreamEndpoint:
             offered = () if is_tcp else (HTTP1,)
             connection = await connect(self, lambda: Http1Upstream(self, plane.trampoline), offered)
         except ConnectFailed as error:
-            if isinstance(error, TlsFailed):
-                self.speaks_http2 = self._declared  # what ALPN told once may hold no more: the next one asks again
+            if isinstance(error, NoCommonProtocol) and not self.connections:
+                self.speaks_http2 = self._declared  # what ALPN told holds no more: the next one asks again
             self._connect_failed(error)
         except asyncio.CancelledError:
             message = f"the sidecar stopped while connecting to {self.label}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from mesh.http.outcome import ConnectFailed, TlsFailed
+from mesh.http.outcome import ConnectFailed, NoCommonProtocol
 from proxy.http2.upstream import Http2Upstream, UpstreamStream
 from proxy.tls import HTTP1, HTTP2
 from proxy.upstream.connect import connect, has_declined_http2
@@ -139,8 +139,10 @@ class Http2Pool:
             else:
                 self._counted.add(connection)
                 connection.idle_since_s = plane.now_s
-                if generation != endpoint.generation:
-                    self.retire(connection)  # how it is to be met has changed meanwhile
+                if generation != endpoint.generation:  # how it is to be met has changed meanwhile
+                    waiting = self._waiting.disband()
+                    self.retire(connection)
+                    endpoint.line_up_again(waiting)
                 elif not connection.is_retired:
                     self._connections.append(connection)
             self._serve()
@@ -158,11 +160,12 @@ class Http2Pool:
             transport.abort()
             self._connecting = False
             endpoint.service.usage.connections -= 1
-            self._connect_for_waiting()
+            endpoint.line_up_again(self._waiting.disband())
             return
         if endpoint.speaks_http2:
             transport.abort()
-            self._failed(TlsFailed(f"{endpoint} does not agree to HTTP/2 (ALPN); see appProtocol", not_sent=True))
+            message = f"{endpoint} does not agree to HTTP/2 (ALPN); see appProtocol"
+            self._failed(NoCommonProtocol(message, not_sent=True))
             return
         self._connecting = False
         endpoint.speaks_http2 = False

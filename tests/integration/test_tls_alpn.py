@@ -3,7 +3,8 @@
 import asyncio
 import ssl
 import subprocess
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,9 @@ from tests.support.hang_up import until_hung_up
 from tests.support.http2 import PREFACE, frame, head, settings
 from tests.support.mesh import mesh, name
 from tests.support.needs import require
-from tests.support.process import until
-from tests.support.tls import (
-    VERSIONS,
-    declare,
-    one_answer_each,
-    secured_nginx,
-    server_context,
-)
+from tests.support.ports import free_port
+from tests.support.process import Process, until
+from tests.support.tls import VERSIONS, declare, is_open, one_answer_each, secured_nginx, server_context
 
 
 @pytest.mark.parametrize(("http2", "protocol"), [(True, AppProtocol.HTTP2), (True, None), (False, None)])
@@ -143,24 +139,66 @@ async def test_what_alpn_told_is_not_asked_again_at_each_word_of_discovery(
         assert (await m.get("web")).status == 200
 
 
-async def test_what_alpn_told_is_forgotten_when_a_handshake_fails(authority: Authority, stranger: Authority) -> None:
-    async with mesh().start() as m, one_answer_each(stranger) as (port, _):
+async def test_what_alpn_told_is_forgotten_by_an_endpoint_that_speaks_it_no_more(
+    authority: Authority, tmp_path: Path
+) -> None:
+    certificate, key = authority.issue("web")
+    port = free_port()
+    command = ("s_server", "-quiet", "-alpn", "h2", "-accept", f"127.0.0.1:{port}", "-cert", certificate, "-key", key)
+    async with mesh().start() as m, Process.start(require("openssl"), *command, log=tmp_path / "log") as server:
+        await server.until(lambda: is_open(port), what="openssl")
         declare(m, port, TlsPolicy(ca_file=str(authority.certificate)))
         (endpoint,) = m.plane.services[name("web")].endpoints.values()
-        endpoint.speaks_http2 = False
-        assert (await m.get("web")).status == 503
+        endpoint.speaks_http2 = False  # as another server told that was here before
+        assert (await m.get("web")).status == 503  # openssl agrees to HTTP/2 then, and speaks none
         assert endpoint.speaks_http2 is None
 
 
-async def test_what_an_older_handshake_agreed_on_says_nothing_after_the_policy_changed(authority: Authority) -> None:
-    """The first connection is held back, and ends at a server of HTTP/1.1; those after it at one of HTTP/2."""
-    held, ports = asyncio.Event(), list[int]()
+async def test_a_handshake_that_fails_leaves_the_connections_there_are_in_use(
+    authority: Authority, stranger: Authority
+) -> None:
+    """The endpoint's certificate was replaced by one that does not hold: what stands on the one before goes on."""
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+    contexts = [server_context(authority, "http/1.1"), server_context(stranger, "http/1.1")]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with until_hung_up(writer):
+            await writer.start_tls(contexts[0] if not arrived.is_set() else contexts[1])
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                if not arrived.is_set():
+                    arrived.set()
+                    await go_on.wait()
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    async with mesh().start() as m, await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        declare(m, server.sockets[0].getsockname()[1], TlsPolicy(ca_file=str(authority.certificate)))
+        first = background(m.get("web"))
+        await arrived.wait()
+        refused = await m.get("web")
+        go_on.set()
+        assert (refused.status, (await first).status) == (503, 200)
+        assert [(await m.get("web")).status for _ in range(3)] == [200] * 3
+
+
+@asynccontextmanager
+async def held_back(authority: Authority) -> AsyncIterator[tuple[int, asyncio.Event, asyncio.Event, list[int]]]:
+    """A port whose first connection is held back, and goes to a server over TLS that agrees to HTTP/1.1 then.
+
+    Gives the port, what is set when that connection has come, what lets it go, and a list of where those after it go.
+    """
+    came, go_on, later = asyncio.Event(), asyncio.Event(), list[int]()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with until_hung_up(writer):
+            await reader.read()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        port = ports.pop(0) if len(ports) > 1 else ports[0]
-        if len(ports) == 1 and not held.is_set():
-            await held.wait()
-        there, to_there = await asyncio.open_connection("127.0.0.1", port)
+        is_first = not came.is_set()
+        if is_first:
+            came.set()
+            await go_on.wait()
+        there, to_there = await asyncio.open_connection("127.0.0.1", first if is_first else later[0])
 
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
             async with until_hung_up(sink):
@@ -169,9 +207,39 @@ async def test_what_an_older_handshake_agreed_on_says_nothing_after_the_policy_c
 
         await asyncio.gather(pump(reader, to_there), pump(there, writer))
 
+    async with (
+        await asyncio.start_server(silent, "127.0.0.1", 0, ssl=server_context(authority, "http/1.1")) as server,
+        await asyncio.start_server(relay, "127.0.0.1", 0) as front,
+    ):
+        first = server.sockets[0].getsockname()[1]
+        yield front.sockets[0].getsockname()[1], came, go_on, later
+
+
+async def test_who_waited_for_alpn_is_spoken_as_the_new_policy_says(authority: Authority) -> None:
+    """TLS is taken away during the first handshake: nothing says HTTP/2 any more, and it is not tried."""
+
     async def http1(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with until_hung_up(writer):
-            await reader.read()
+            while (await reader.readuntil(b"\r\n\r\n")).startswith(b"POST"):
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    async with (
+        mesh().start() as m,
+        held_back(authority) as (port, came, go_on, later),
+        await asyncio.start_server(http1, "127.0.0.1", 0) as server,
+        asyncio.timeout(10),
+    ):
+        later.append(server.sockets[0].getsockname()[1])
+        declare(m, port, TlsPolicy(ca_file=str(authority.certificate)))
+        waiting = [background(m.get("web", "/", "POST", body=b"")) for _ in range(3)]
+        await came.wait()
+        declare(m, port, None)
+        go_on.set()
+        assert [(await each).status for each in waiting] == [200] * 3
+
+
+async def test_what_an_older_handshake_agreed_on_says_nothing_after_the_policy_changed(authority: Authority) -> None:
+    """Those after it reach a server of HTTP/2."""
 
     async def http2(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with until_hung_up(writer):
@@ -183,19 +251,18 @@ async def test_what_an_older_handshake_agreed_on_says_nothing_after_the_policy_c
             writer.write(head(stream, [(b":status", b"200")], END_HEADERS) + frame(DATA, END_STREAM, stream, b"new"))
             await reader.read()
 
-    async with AsyncExitStack() as stack, asyncio.timeout(10):
-        for answer, protocol in ((http1, "http/1.1"), (http2, "h2")):
-            context = server_context(authority, protocol)
-            server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
-            ports.append((await stack.enter_async_context(server)).sockets[0].getsockname()[1])
-        front = await stack.enter_async_context(await asyncio.start_server(relay, "127.0.0.1", 0))
-        m = await stack.enter_async_context(mesh().start())
-        port = front.sockets[0].getsockname()[1]
+    async with (
+        mesh().start() as m,
+        held_back(authority) as (port, came, go_on, later),
+        await asyncio.start_server(http2, "127.0.0.1", 0, ssl=server_context(authority, "h2")) as server,
+        asyncio.timeout(10),
+    ):
+        later.append(server.sockets[0].getsockname()[1])
         declare(m, port, TlsPolicy(ca_file=str(authority.certificate)))
         first = background(m.get("web"))
-        await until(lambda: len(ports) == 1, what="the first handshake to begin")
+        await came.wait()
         declare(m, port, TlsPolicy("web", str(authority.certificate)))
-        held.set()
+        go_on.set()
         assert (await first).body == b"new"
         (endpoint,) = m.plane.services[name("web")].endpoints.values()
         assert endpoint.speaks_http2 is None
