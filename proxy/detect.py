@@ -72,6 +72,15 @@ class DetectingDownstream:
         if now - self._began_s > self._listener.limits.head_s:
             self._fall_silent()
 
+    @property
+    def has_unsent(self) -> bool:
+        """See ClientConnection."""
+        return self.transport.get_write_buffer_size() > 0
+
+    def finish(self) -> None:
+        """See ClientConnection."""
+        self.transport.close()
+
     def _wait(self) -> None:
         self._stop_waiting()
         self._timer = self._listener.plane.call_later(self._listener.limits.peek_s, self._fall_silent)

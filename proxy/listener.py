@@ -61,6 +61,13 @@ class ClientConnection(Protocol):
     def check_time(self, now: float) -> None:
         """Close it if it took too long; called once a second."""
 
+    @property
+    def has_unsent(self) -> bool:
+        """Tell whether there is something of its answers that the client has not taken yet."""
+
+    def finish(self) -> None:
+        """Close it, nothing being under way any more, once that is sent. Called again and again until it is closed."""
+
 
 class Refusable(Protocol):
     """Somebody who is answered without an exchange."""

@@ -58,10 +58,15 @@ class Listeners:
                 if is_over:
                     connection.transport.abort()
                 else:
-                    connection.transport.close()
+                    connection.finish()
             if is_over:
                 break
             await asyncio.sleep(_POLL_S)
+
+    def unsent(self, *, inbound_only: bool) -> int:
+        """Connections whose clients have yet to take what they were answered."""
+        listeners = self.that_leave(inbound_only=inbound_only)
+        return sum(connection.has_unsent for listener in listeners for connection in listener.connections)
 
     def that_leave(self, *, inbound_only: bool) -> list[Listener]:
         """Inbound, which leaves first in a drain, or all of them."""

@@ -268,16 +268,19 @@ class Sidecar:
             self.pool.tell_websockets(inbound_only=inbound_only)
 
     async def under_way(self) -> int:
-        """Exchanges under way in either direction."""
+        """Exchanges under way in either direction, and connections with answers that are still being taken."""
         if self.pool is not None:
-            return int((await self.pool.gather()).get("exchanges", 0))
-        return len(self.plane.exchanges)
+            gauges = await self.pool.gather()
+            return int(gauges.get("exchanges", 0) + gauges.get("unsent", 0))
+        return len(self.plane.exchanges) + self.listeners.unsent(inbound_only=False)
 
     async def inbound_under_way(self) -> int:
-        """Inbound exchanges under way."""
+        """The same, inbound."""
         if self.pool is not None:
-            return int((await self.pool.gather()).get("inbound_exchanges", 0))
-        return sum(exchange.listener is self.listeners.inbound for exchange in self.plane.exchanges)
+            gauges = await self.pool.gather()
+            return int(gauges.get("inbound_exchanges", 0) + gauges.get("inbound_unsent", 0))
+        exchanges = sum(exchange.listener is self.listeners.inbound for exchange in self.plane.exchanges)
+        return exchanges + self.listeners.unsent(inbound_only=True)
 
     async def inbound_quiet_s(self) -> float:
         """Seconds since the last inbound exchange began."""

@@ -195,6 +195,15 @@ class TunnelDownstream(TunnelEnd):
             self.exchange.post(TunnelIdle(f"nothing passed in either direction for {idle_s:g} s"))
             self._plane.trampoline.drain()
 
+    @property
+    def has_unsent(self) -> bool:
+        """See ClientConnection."""
+        return self.transport.get_write_buffer_size() > 0
+
+    def finish(self) -> None:
+        """See ClientConnection."""
+        self.transport.close()
+
     # --- the exchange's side ----------------------------------------------------------------------------------------
 
     def respond(self, head: ResponseHead, pieces: list[bytes], trailers: Headers, *, ended: bool) -> None:

@@ -241,6 +241,8 @@ class Worker:
         report.gauges = {
             "exchanges": len(self._plane.exchanges),
             "inbound_exchanges": sum(e.listener is inbound for e in self._plane.exchanges),
+            "unsent": self._listeners.unsent(inbound_only=False),
+            "inbound_unsent": self._listeners.unsent(inbound_only=True),
             "inbound_quiet_s": self._plane.clock() - inbound.last_request_s if inbound else float("inf"),
         }
         for name, listener in self._listeners.named():

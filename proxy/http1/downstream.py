@@ -179,6 +179,15 @@ class Http1Downstream:
         elif quiet_s > (self.limits.idle_s if self.served else self.limits.first_byte_s):
             self.transport.close()
 
+    @property
+    def has_unsent(self) -> bool:
+        """See ClientConnection."""
+        return self.transport.get_write_buffer_size() > 0
+
+    def finish(self) -> None:
+        """See ClientConnection."""
+        self.transport.close()
+
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def resume(self, _event: object) -> None:

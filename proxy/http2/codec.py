@@ -58,6 +58,7 @@ CONNECTION_WINDOW: Final = 1024 * 1024
 CONCURRENT: Final = 100  # RFC 9113 §6.5.2: no fewer
 MAX_LIST_BYTES: Final = 4 * HEADER_LIST_BYTES  # beyond it the connection ends, since nothing is decoded any more
 QUEUED_BYTES: Final = 64 * 1024  # of a stream's body that the peer's window does not let out; then its source is paused
+LET_OUT_BYTES: Final = 256 * 1024  # of bodies that waited, at once: the rest goes when the transport has taken that
 FRAMES_IN_A_TURN: Final = 500  # an ordinary read brings fewer; other connections wait meanwhile
 HASTY_S: Final = 1  # "at once"
 
@@ -109,6 +110,9 @@ class Connection:
         self._all_credited = False
         self.is_held = False
         """The transport is full: bodies wait, whatever credit there is."""
+        self.is_cut_short = False
+        """More may be let out (``let_go``) as soon as the transport has taken what was."""
+        self._let_out = 0
         self.send_window = DEFAULT_WINDOW
         self.streams: dict[int, Stream] = {}
         self.peer_window = DEFAULT_WINDOW
@@ -378,7 +382,8 @@ class Connection:
         stream = self.streams.get(number)
         if stream is None:
             return
-        is_hasty = not stream.local_ended and self._seconds - stream.begun_second <= HASTY_S
+        is_answered = stream.local_ended or stream.pending_end is not None
+        is_hasty = not is_answered and self._seconds - stream.begun_second <= HASTY_S
         (code,) = _LONG.unpack(payload)
         owner = self._drop(stream)
         if owner is not None:
@@ -567,10 +572,15 @@ class Connection:
         self.is_held = True
 
     def let_go(self) -> None:
-        """Send what was held."""
-        self.is_held = False
+        """Send what was held, or a part of it: see ``is_cut_short``."""
+        self.is_held = self.is_cut_short = False
         self._all_credited = True
         self._pump_credited()
+
+    @property
+    def has_pending(self) -> bool:
+        """Tell whether bodies wait, for credit or for the transport."""
+        return bool(self._blocked)
 
     def stop_peer(self, stream: Stream) -> None:
         """§8.1: the rest of the request is not wanted; said as soon as the answer is out."""
@@ -609,6 +619,7 @@ class Connection:
 
     def take(self) -> bytes:
         """What is to be sent now."""
+        self._let_out = 0
         out, self.out = self.out, []
         return out[0] if len(out) == 1 else b"".join(out)
 
@@ -646,7 +657,7 @@ class Connection:
         pending = stream.pending
         while pending:
             room = min(stream.send_window, self.send_window)
-            if room <= 0 or self.is_held:
+            if room <= 0 or self.is_held or self.is_cut_short:
                 break
             piece = pending[0]
             if len(piece) <= room:
@@ -658,6 +669,8 @@ class Connection:
             stream.send_window -= size
             self.send_window -= size
             stream.pending_bytes -= size
+            self._let_out += size
+            self.is_cut_short = self._let_out >= LET_OUT_BYTES
             is_last = not pending and stream.pending_end == []
             self._data_frames(stream.id, piece, END_STREAM if is_last else 0)
             if is_last:
@@ -681,7 +694,7 @@ class Connection:
         self._all_credited = False
         self._credited.clear()
         for number in numbers:
-            if self.send_window <= 0 or self.is_held:
+            if self.send_window <= 0 or self.is_held or self.is_cut_short:
                 break
             stream = self._blocked.pop(number, None)  # to the end of the line, if it is blocked again
             if stream is not None:

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 LINGER_S: Final = 2.0
 MAX_UNREAD_REPLIES: Final = 1000
+MAX_UNTAKEN_BYTES: Final = 8 * 1024 * 1024  # a hundred heads as large as they may be, and what may be let out before
 
 
 class Http2Connection:
@@ -38,6 +39,9 @@ class Http2Connection:
         self.fault: ConnectionFault | None = None
         self._replies_before = 0
         self._lets_others = False
+        self.is_feeding = False
+        self.is_ending = False
+        """The peer has closed: what it sent before may still be read."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
@@ -57,12 +61,16 @@ class Http2Connection:
             self.touch()
         if self.is_writable:
             self._replies_before = self.codec.replies
-        elif self.codec.replies - self._replies_before > MAX_UNREAD_REPLIES:
+        elif (
+            self.codec.replies - self._replies_before > MAX_UNREAD_REPLIES
+            or self.transport.get_write_buffer_size() > MAX_UNTAKEN_BYTES  # answers without bodies: nothing holds them
+        ):
             self.transport.abort()  # it asks and asks, and reads nothing
         self._trampoline.drain()
 
     def _feed(self, data: bytes) -> bool:
         """See ``codec.feed``; what is wrong ends the connection."""
+        self.is_feeding = True
         try:
             return self.codec.feed(data)
         except ConnectionFault as fault:
@@ -70,7 +78,13 @@ class Http2Connection:
         except Exception as error:
             logger.exception("bug while frames were read")  # the frames behind cannot be trusted any more
             self.fail(ConnectionFault(ErrorCode.INTERNAL_ERROR, f"bug in the sidecar: {type(error).__name__}"))
+        finally:
+            self.is_feeding = False
+            self.after_feed()
         return False
+
+    def after_feed(self) -> None:
+        """All frames that came together have been read."""
 
     def _let_others(self) -> None:
         """Have the loop look at the other connections before this one goes on, which brings very many frames."""
@@ -95,6 +109,7 @@ class Http2Connection:
 
     def read_rest(self) -> None:
         """Read what came before the end and waits for its turn: TLS tells of the end at once, whoever has paused it."""
+        self.is_ending = True
         while self._lets_others and not self.is_closed:
             self._lets_others = self._feed(b"")
         self._lets_others = False
@@ -113,6 +128,12 @@ class Http2Connection:
         self._tell_writable(writable=True)
         self._trampoline.drain()
 
+    def _let_go(self) -> None:
+        if self.codec.is_cut_short and self.is_writable and not self.is_closed:
+            self.codec.let_go()
+            self.touch()
+            self._trampoline.drain()
+
     def touch(self) -> None:
         """There is something to send: it goes out at the end of this turn."""
         if not self._is_dirty:
@@ -127,6 +148,8 @@ class Http2Connection:
         data = self.codec.take()
         if data and not self.transport.is_closing():
             self.transport.write(data)
+            if self.codec.is_cut_short and self.is_writable:
+                asyncio.get_running_loop().call_soon(self._let_go)
 
     def fail(self, fault: ConnectionFault) -> None:
         """The peer broke a rule: say which, and close."""

@@ -109,6 +109,21 @@ class Http2Downstream(Http2Connection):
             self.touch()
         self._plane.trampoline.drain()
 
+    @property
+    def has_unsent(self) -> bool:
+        """See ClientConnection."""
+        return self.codec.has_pending or self.transport.get_write_buffer_size() > 0
+
+    def finish(self) -> None:
+        """See ClientConnection: bodies may wait for credit, which is still read."""
+        codec = self.codec
+        if not codec.has_pending:
+            self.end()
+        elif codec.goaway_sent in (None, LAST_STREAM):
+            codec.goaway(codec.last_peer_stream)
+            self.touch()
+            self._plane.trampoline.drain()
+
     def _go_away(self) -> None:
         """In two steps (§6.8): first that it is time, then, a round trip later, which streams were taken."""
         codec = self.codec
@@ -237,7 +252,8 @@ class DownstreamStream:
         """Give up where the client neither sends nor takes anything of this stream, whatever the others do."""
         stream, exchange = self._stream, self.exchange
         is_owed = not (stream.remote_ended or stream.is_paused or exchange is None or exchange.answered)
-        waits_for_client = is_owed or bool(stream.pending)  # once it is answered, a client may be silent for ever
+        # Once it is answered, a client may be silent for ever; where the transport is full, the connection counts.
+        waits_for_client = is_owed or (bool(stream.pending) and not self._connection.codec.is_held)
         if self._is_tunnel and exchange is not None and exchange.answered and not stream.pending:
             limit_s, is_still = limits.tunnel_idle_s, True  # what moves tells: see ``on_data`` and ``send_data``
         else:

@@ -61,11 +61,12 @@ class Http2Upstream(Http2Connection):
         self._made_s = pool.endpoint.service.plane.now_s
         self._suspect_since_s = 0.0
         self._pings_before = 0
+        self._has_freed = False
 
     @property
     def room(self) -> int:
         """How many more streams it takes now."""
-        return 0 if self.is_closed else self.codec.room - self.reserved
+        return 0 if self.is_closed or self.is_ending else self.codec.room - self.reserved
 
     def open(self) -> UpstreamStream:
         """A stream for an attempt; ask ``room`` before."""
@@ -115,6 +116,12 @@ class Http2Upstream(Http2Connection):
         self.last_read_s = self.pool.endpoint.service.plane.now_s
         super().data_received(data)
 
+    def after_feed(self) -> None:
+        """See Http2Connection: who waits is served now, and not on a connection that said GOAWAY in the same read."""
+        if self._has_freed:
+            self._has_freed = False
+            self.pool.freed(self)
+
     def suspect(self) -> None:
         """Nothing was answered for too long: is anybody there? See ``check_time``."""
         if not self._suspect_since_s and not self.is_closed:
@@ -147,11 +154,18 @@ class Http2Upstream(Http2Connection):
         waiting, self._until_settings = self._until_settings, []
         for _, do in waiting:
             do()
-        self.pool.freed(self)
+        self.freed()
 
     def on_stream_over(self) -> None:
         """See Events."""
-        self.pool.freed(self)
+        self.freed()
+
+    def freed(self) -> None:
+        """There is room for another stream, or the connection may be unused."""
+        if self.is_feeding:
+            self._has_freed = True
+        else:
+            self.pool.freed(self)
 
     def on_goaway(self, code: int, message: bytes) -> None:
         """The endpoint takes no more streams: those under way are finished, new ones go elsewhere."""
@@ -222,7 +236,7 @@ class UpstreamStream:
         if connection.is_closed or not connection.codec.room:
             attempt.on_error(UpstreamReset(f"{connection.pool.endpoint} takes no more streams", not_sent=True))
             self._attempt = None
-            connection.pool.freed(connection)
+            connection.freed()
             return
         codec = connection.codec
         connection.served += 1
@@ -232,7 +246,7 @@ class UpstreamStream:
             message = f"{connection.pool.endpoint} takes heads of {most} bytes, counted as RFC 9113 §6.5.2 does"
             self._attempt = None
             attempt.on_error(HeadersTooLarge(message))
-            connection.pool.freed(connection)
+            connection.freed()
             return
         stream = self._stream = codec.open()
         stream.owner = self
@@ -403,4 +417,4 @@ class UpstreamStream:
             self._connection.codec.reset(stream, code)
             self._connection.touch()
             return
-        self._connection.pool.freed(self._connection)
+        self._connection.freed()

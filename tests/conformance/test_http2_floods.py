@@ -3,6 +3,7 @@
 import pytest
 
 from proxy.http2 import octets
+from proxy.http2.budget import RESET_BUDGET
 from proxy.http2.codec import CONCURRENT
 from proxy.http2.errors import ErrorCode
 from proxy.http2.frames import (
@@ -14,6 +15,7 @@ from proxy.http2.frames import (
     PADDED,
     PING,
     PREFACE,
+    RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
 )
@@ -210,6 +212,18 @@ def test_a_full_transport_holds_bodies_back_whatever_credit_comes_and_nothing_el
     sent = [(stream, flags, payload) for kind, flags, stream, payload in frames(peer.connection.take()) if kind == DATA]
     assert sent == [(1, 0, b"a"), (3, 0, b"b"), (3, END_STREAM, b"b")]
     assert list(peer.connection.streams) == [1]
+
+
+def test_to_give_up_answers_that_are_whole_is_no_rapid_reset() -> None:
+    """Of a slow client, which leaves one page for the next."""
+    peer = Peer().feed(START)
+    for number in range(1, 4 * RESET_BUDGET, 2):
+        peer.feed(head(number))
+        stream = peer.connection.streams[number]
+        peer.connection.send_headers(stream, [(b":status", b"200")], ended=False)
+        peer.connection.send_last(stream, b"x" * 100_000, [])
+        peer.feed(frame(RST_STREAM, 0, number, b"\0\0\0\x08"))
+    assert peer.fault is None
 
 
 def test_ordinary_traffic_earns_its_pings_and_window_updates() -> None:

@@ -13,10 +13,12 @@ import grpc.aio
 import pytest
 
 from mesh.model.name import Name
+from proxy.http2.frames import HEADERS, INITIAL_WINDOW_SIZE, PREFACE
 from tests.support.chat import chat_server
 from tests.support.control import FakeSidecar
 from tests.support.fleet import Answer, Fleet, SidecarProcess, get
 from tests.support.grpc_echo import echo_server
+from tests.support.http2 import frames, head, settings
 from tests.support.process import until
 
 pytestmark = pytest.mark.e2e
@@ -251,3 +253,23 @@ async def test_who_does_not_go_holds_a_drain_no_longer_than_drain_s(tmp_path: Pa
             assert await pay.process.wait() == 0
             await until(lambda: chat.closed == [1001], what="the server to be told")
         assert "draining: 1 exchanges are given up" in pay.process.output()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_an_answer_that_its_client_has_not_taken_is_waited_for_as_long_as_calls_are(
+    tmp_path: Path, workers: str
+) -> None:
+    """The exchange is over: what is left of the answer waits for the client's credit."""
+    async with Fleet(tmp_path) as fleet:
+        _, port = await fleet.program("pay")
+        alone = await fleet.sidecar("pay", "--port", str(port), "--drain-s", "1", "--workers", workers)
+        reader, writer = await asyncio.open_connection("127.0.0.1", alone.inbound)
+        writer.write(PREFACE + settings((INITIAL_WINDOW_SIZE, 0)) + head(1))
+        data = b""
+        async with asyncio.timeout(10):
+            while not any(kind == HEADERS for kind, *_ in frames(data)):
+                data += await reader.read(1 << 16)
+        alone.process.signal(signal.SIGTERM)
+        assert await alone.process.wait() == 0
+        assert "draining: 1 exchanges are given up" in alone.process.output()
+        writer.close()

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -13,6 +14,7 @@ from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
 from proxy.http2 import hpack, octets
 from proxy.http2.codec import QUEUED_BYTES
+from proxy.http2.connection import MAX_UNTAKEN_BYTES
 from proxy.http2.downstream import Http2Downstream
 from proxy.http2.errors import ErrorCode
 from proxy.http2.frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM
@@ -163,6 +165,47 @@ async def test_credit_in_crumbs_for_answers_that_are_not_taken_is_cut_off() -> N
         assert client.writer.transport.is_closing()
         assert most < HELD_BYTES
         await well(m)
+
+
+async def test_credit_for_everything_at_once_fills_the_transport_no_more_than_it_takes() -> None:
+    async with http1_service() as m:
+        client = await m.connect()
+        client.send(PREFACE + settings((4, 0)) + b"".join(head(2 * n + 1) for n in range(100)))
+        await until(lambda: held_bytes(m) > 100 * QUEUED_BYTES, what="all answers to wait")
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(settings((4, 1 << 24)) + credit(0, 1 << 30))
+        await until(lambda: unsent_bytes(m) > 0, what="the kernel to be full")
+        assert unsent_bytes(m) < HELD_BYTES
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        async with asyncio.timeout(20):
+            taken = 0
+            while taken < 100 * SIZE:
+                taken += (await client.reader.read(1 << 20)).count(b"x")
+        client.writer.transport.abort()
+
+
+def is_answered(m: Mesh, count: int) -> bool:
+    return not m.plane.exchanges and (len(m.programs["pay"][0].requests) == count or not m.outbound.connections)
+
+
+@pytest.mark.parametrize("method", [b"HEAD", b"GET"])
+async def test_answers_without_bodies_that_nobody_takes_are_bounded(method: bytes) -> None:
+    """Each stream is over at once, so that neither their number nor a window ends it."""
+    large = b"HTTP/1.1 204 No Content\r\nx-large: " + b"y" * 8000 + b"\r\n\r\n"
+    async with mesh().service("pay", replies=[large]).start() as m:
+        speak(m, "pay", AppProtocol.HTTP)
+        client = await m.connect()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(START)
+        most = number = 0
+        while not client.writer.transport.is_closing() and number < 5000:
+            client.send(b"".join(head(2 * n + 1, [(b":method", method), *GET[1:]]) for n in range(number, number + 50)))
+            number += 50
+            await until(partial(is_answered, m, number), what="them to be answered, or cut off")
+            most = max(most, unsent_bytes(m))
+        assert client.writer.transport.is_closing()
+        assert most < MAX_UNTAKEN_BYTES + HELD_BYTES
+        assert (await m.get("pay")).status == 204
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,29 @@ async def answers(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a
     talk.answer(stream)
 
 
+async def test_who_waits_is_not_sent_on_a_connection_that_says_goaway_with_its_last_answers() -> None:
+    """As nginx does at its ``keepalive_requests``; a POST, which would not be sent twice."""
+    count, first = 30, list[int]()
+
+    async def answer_and_go(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+        if talk is not endpoint.talks[0]:
+            talk.answer(stream)
+            return
+        first.append(stream)
+        if len(first) == count:
+            await until(lambda: m.plane.services[name("pay")].usage.pending == count, what="others to wait")
+            ends = b"".join(head(each, OK, ended=True) for each in first)
+            talk.send(ends + frame(GOAWAY, 0, 0, struct.pack(">LL", max(first), 0)))
+
+    limits = Limits(max_connections=1)
+    async with calling(answer_and_go, (MAX_CONCURRENT_STREAMS, count), limits=limits) as (m, endpoint):
+        async with asyncio.timeout(10):
+            said = await asyncio.gather(*(m.get("pay", "/", "POST", body=b"x") for _ in range(2 * count)))
+        assert {each.status for each in said} == {200}
+        assert len(endpoint.talks) == 2
+        await over(m)
+
+
 @pytest.mark.parametrize("code", [2, 7, 8])
 async def test_a_reset_is_retried_a_few_times_and_not_without_end(code: int) -> None:
     async def reset_but_the_first(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
