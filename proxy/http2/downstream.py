@@ -117,6 +117,8 @@ class Http2Downstream(Http2Connection):
     def finish(self) -> None:
         """See ClientConnection: bodies may wait for credit, which is still read."""
         codec = self.codec
+        if self.is_closed:
+            return
         if not codec.has_pending:
             self.end()
         elif codec.goaway_sent in (None, LAST_STREAM):
