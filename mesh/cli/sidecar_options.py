@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import yaml
 
 from mesh.cli.state import state_directory
 from mesh.discovery.file_format import read_services
@@ -165,6 +164,8 @@ def read_config(options: Mapping[str, Any]) -> SidecarConfig:
 def _read_file(path: Path | None, wrong: list[Violation]) -> dict[str, Any]:
     if path is None:
         return {}
+    import yaml  # 1.6 MiB, which a sidecar without files can do without
+
     try:
         document = yaml.safe_load(path.read_text()) or {}
     except OSError as error:

@@ -17,8 +17,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-import yaml
-
 from mesh.model.errors import InvalidError, Violation
 from mesh.model.name import Name
 from mesh.model.service import Endpoint, Health
@@ -32,9 +30,15 @@ _HEALTHS: Final = ", ".join(health.value for health in Health)
 def read_document(text: str, *, is_json: bool) -> Services:
     """Read a discovery file, whose one key is ``services``. Raises InvalidError with everything wrong in it."""
     try:
-        # SafeLoader's subclass: tags that would build other objects are refused.
-        document = json.loads(text, object_pairs_hook=_unique) if is_json else yaml.load(text, _Loader)  # noqa: S506
-    except (yaml.YAMLError, json.JSONDecodeError, RecursionError) as error:
+        if is_json:
+            document = json.loads(text, object_pairs_hook=unique)
+        else:
+            from mesh.discovery.file_text import load  # noqa: PLC0415 - YAML is 1.6 MiB, for those who read files
+
+            document = load(text)
+    except InvalidError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InvalidError([Violation("", f"is not {'JSON' if is_json else 'YAML'}: {_one_line(error)}")]) from error
     if not isinstance(document, dict) or "services" not in document:
         raise InvalidError([Violation("", "must be a mapping with the key services")])
@@ -148,7 +152,7 @@ def _text(raw: dict[Any, Any], key: str, at: str, problems: list[Violation], *, 
     return value
 
 
-def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+def unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     """A dict of the pairs. Raises InvalidError for a repeated key, which would silently lose its first value."""
     result: dict[Any, Any] = {}
     for key, value in pairs:
@@ -158,21 +162,6 @@ def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
             raise InvalidError([Violation(str(key), "is there twice in one mapping")])
         result[key] = value
     return result
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses repeated keys."""
-
-
-def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    return _unique(
-        (loader.construct_object(key, deep=True), loader.construct_object(value, deep=True))
-        for key, value in node.value
-    )
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
 def _one_line(error: Exception) -> str:

@@ -8,13 +8,10 @@ matches the service, not the Host header: MeshFrontendHostname).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final
-
-import yaml
+from typing import Any, Final
 
 from mesh.model.documents import Node
 from mesh.model.errors import InvalidError, Violation
@@ -53,10 +50,9 @@ def parse(text: str, namespace: str = DEFAULT_NAMESPACE) -> Documents:
     """
     if len(text) > _MAX_BYTES:
         raise InvalidError([Violation("", f"the text has more than {_MAX_BYTES} characters")])
-    try:
-        documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
-    except yaml.YAMLError as error:
-        raise InvalidError([Violation("", f"not YAML: {error}")]) from error
+    from mesh.model.document_text import load_all  # noqa: PLC0415 - YAML is 1.6 MiB, for those who read files
+
+    documents = load_all(text)
     if not documents:
         raise InvalidError([Violation("", "there is no document in it")])
     return read_documents(documents, namespace)
@@ -136,9 +132,9 @@ def _read(node: Node, namespace: str) -> tuple[Route | ServicePolicy | None, lis
 
 def to_yaml(values: Iterable[Route | ServicePolicy]) -> str:
     """Documents that ``parse`` reads back to the same values (creation times aside, which the server sets)."""
-    documents = [to_document(value) for value in values]
-    # ASCII only: in clear text U+0085 and U+2028 would come back as the line breaks that YAML takes them for.
-    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=False)
+    from mesh.model.document_text import dump_all  # noqa: PLC0415 - see ``parse``
+
+    return dump_all([to_document(value) for value in values])
 
 
 def to_document(value: Route | ServicePolicy) -> dict[str, Any]:
@@ -160,48 +156,3 @@ def to_document(value: Route | ServicePolicy) -> dict[str, Any]:
         "metadata": metadata,
         "spec": route_spec(value),
     }
-
-
-class _Loader(yaml.SafeLoader):
-    """A SafeLoader that refuses a key given twice, where YAML libraries silently take the last.
-
-    Plain scalars are read as YAML 1.2's core schema has them: a header value ``yes``, ``on`` or ``22:22`` is the
-    string that stands there, not a boolean or 1342.
-    """
-
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}  # type: ignore[misc] # as in yaml
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    ("float", r"[-+]?([0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+|[0-9]+[eE][-+]?[0-9]+)", "-+0123456789."),
-    ("null", r"~|null|Null|NULL|", "~nN"),
-    ("merge", r"<<", "<"),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"\Z"), [""])
-
-
-class _Dumper(yaml.SafeDumper):
-    """A SafeDumper that also quotes what only newer YAML takes for a number, such as ``1e3`` and ``0o17``."""
-
-
-_Dumper.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"(?:[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+|0o[0-7]+)\Z"),
-    list("-+0123456789."),
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> Mapping[object, object]:
-    seen = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, (str, int)) and key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", key_node.start_mark)
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
