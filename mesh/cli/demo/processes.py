@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from mesh.child import command_with_parent
 
 STOP_S = 8.0
+_LOWEST, _HIGHEST = 10_000, 20_000
 
 
 class Children:
@@ -89,12 +91,22 @@ def mesh(*arguments: str) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that were free just now, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
+    """Ports of 127.0.0.1 that were free just now, one behind the other. Raises OSError where there are none.
+
+    Not of those that the kernel gives to outgoing connections (32768 up), one of which might take a port between now
+    and the moment its process binds it.
+    """
+    for first in random.SystemRandom().sample(range(_LOWEST, _HIGHEST - count), _HIGHEST - count - _LOWEST):
+        ports = list(range(first, first + count))
+        if all(map(_is_free, ports)):
+            return ports
+    raise OSError(f"no {count} ports in a row are free on 127.0.0.1 between {_LOWEST} and {_HIGHEST}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
