@@ -159,6 +159,29 @@ async def test_an_answer_never_runs_into_the_next(fields: Headers, body: bytes, 
         assert (await client.receive()).body == b"second"
 
 
+MALFORMED: list[tuple[str, str, Headers]] = [
+    ("8.2.1", "a name in upper case", [*OK, (b"X-Up", b"1")]),
+    ("8.2.1", "a line feed in a value", [*OK, (b"x", b"a\nb")]),
+    ("8.2.2", "connection", [*OK, (b"connection", b"close")]),
+    ("8.2.2", "transfer-encoding", [*OK, (b"transfer-encoding", b"chunked")]),
+    ("8.3.2", "a second :status", [*OK, (b":status", b"201")]),
+    ("8.3", "a pseudo field of requests", [*OK, (b":path", b"/")]),
+    ("8.1.1", "two lengths", [*OK, (b"content-length", b"2"), (b"content-length", b"3")]),
+]
+
+
+@pytest.mark.parametrize("fields", [pytest.param(row[2], id=f"{row[0]} {row[1]}") for row in MALFORMED])
+async def test_a_malformed_answer_is_not_passed_on(fields: Headers) -> None:
+    """RFC 9113 §8.1.1: in HTTP/1.1 it might be read as two."""
+
+    async def malformed(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+        talk.answer(stream, b"ok", fields)
+
+    async with calling(malformed) as (m, _):
+        assert (await m.get("pay")).status == 502
+        await over(m)
+
+
 async def test_no_body_where_the_length_says_one() -> None:
     async def ends_at_once(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
         talk.send(head(stream, [*OK, (b"content-length", b"5")], ended=True))
