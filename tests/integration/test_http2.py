@@ -169,7 +169,7 @@ async def test_an_http2_client_of_an_http1_program() -> None:
         done = await curl(m, "-X", "POST", "-d", "hello", "-b", "a=1; b=2", path="/x?y=%2F")
         assert done.stdout.startswith("HTTP/2 201")
         assert done.stdout.count("x-a: ") == 2
-        assert done.stdout.endswith("abcx-end: yes\r\n\r\n") or "abc" in done.stdout
+        assert done.stdout.split("abc")[1].split() == ["x-end:", "yes"]
         seen = m.programs["pay"][0].requests[0]
         assert (seen.line, seen.body) == ("POST /x?y=%2F HTTP/1.1", b"hello")
         assert (seen.fields("host"), seen.fields("cookie")) == (["pay"], ["a=1; b=2"])
