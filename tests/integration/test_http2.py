@@ -218,6 +218,18 @@ async def test_a_request_goes_out_at_once_and_not_with_the_next_event(tmp_path: 
             assert (await client.receive()).status == 200
 
 
+async def test_nghttp_gets_several_answers_with_its_priorities() -> None:
+    """It sends PRIORITY frames for streams that are never begun, and streams that depend on them (RFC 7540 §5.3)."""
+    async with mesh().service("pay", replies=[200]).start() as m:
+        speak(m, "pay", AppProtocol.HTTP)
+        urls = (f"http://127.0.0.1:{m.port}/{n}" for n in range(3))
+        command = [require("nghttp"), "-v", "-n", "-H", ":authority: pay", *urls]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True, timeout=30)
+        assert "send PRIORITY frame" in done.stdout
+        assert done.stdout.count(":status: 200") == 3
+        assert m.cells() == {("pay", 200, ""): 3}
+
+
 async def test_h2load_loses_no_request(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("x" * 100)
     port = free_port()
