@@ -18,7 +18,7 @@ from tests.support.grpc_echo import GRPC, LARGE, echo_server, through
 from tests.support.http2 import START, frame, frames, head
 from tests.support.mesh import Mesh, Request, inbound_listener, mesh, name, serve, speak
 from tests.support.needs import require
-from tests.support.ports import free_port
+from tests.support.ports import free_port, is_open
 from tests.support.process import Process, until
 
 
@@ -192,15 +192,6 @@ async def test_an_http1_client_of_an_http2_program(tmp_path: Path) -> None:
         assert (await m.get("pay", "/", method="POST", body=b"y" * 500_000)).body == b"y" * 500_000
         assert (await m.get("pay", "/none")).status == 404
         assert (await m.get("pay", "/index.html", method="HEAD")).get("content-length") == "12"
-
-
-async def is_open(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 async def test_a_request_goes_out_at_once_and_not_with_the_next_event(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from tests.support.hang_up import until_hung_up
 from tests.support.http2 import PREFACE, frame, head, settings
 from tests.support.mesh import mesh, name
 from tests.support.needs import require
-from tests.support.ports import free_port
+from tests.support.ports import free_port, is_open
 from tests.support.process import Process, until
-from tests.support.tls import VERSIONS, declare, is_open, one_answer_each, secured_nginx, server_context
+from tests.support.tls import VERSIONS, declare, one_answer_each, secured_nginx, server_context
 
 
 @pytest.mark.parametrize(("http2", "protocol"), [(True, AppProtocol.HTTP2), (True, None), (False, None)])

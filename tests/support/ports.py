@@ -1,5 +1,6 @@
 """Free TCP and UDP ports on loopback, for programs that cannot report a port they chose themselves."""
 
+import asyncio
 import random
 import socket
 
@@ -25,6 +26,16 @@ def free_port() -> int:
 def free_ports(count: int) -> list[int]:
     """``count`` different free ports."""
     return [free_port() for _ in range(count)]
+
+
+async def is_open(port: int) -> bool:
+    """Somebody listens on it."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def _claim() -> list[int]:

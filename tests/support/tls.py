@@ -16,7 +16,7 @@ from proxy.tls import KeyPair, ServerSettings, ServerTls
 from tests.support.certificates import Authority
 from tests.support.mesh import Mesh, inbound_listener, mesh, name, serve
 from tests.support.needs import require
-from tests.support.ports import free_port
+from tests.support.ports import free_port, is_open
 from tests.support.process import Process
 
 
@@ -88,15 +88,6 @@ async def secured_nginx(
 def write_configuration(directory: Path, text: str) -> None:
     directory.mkdir(exist_ok=True)
     (directory / "nginx.conf").write_text(text)
-
-
-async def is_open(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 def declare(m: Mesh, port: int, tls: TlsPolicy | None, protocol: AppProtocol | None = None) -> None:
