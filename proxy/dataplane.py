@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from mesh.http.outcome import Draining, NeverRegistered, NoRoute, ProxyError
 from mesh.http.trace_context import Propagation
 from mesh.model.name import Name
-from mesh.model.policy import ServicePolicy
+from mesh.model.policy import AppProtocol, ServicePolicy
 from mesh.model.route import BackendRef
 from mesh.model.service import Endpoint
 from mesh.model.snapshot import Snapshot
@@ -112,6 +112,8 @@ class DataPlane:
         self.services: dict[Name, UpstreamService] = {}
         self.table: Table | None = None
         self.program_state = "passing"
+        self.declared: AppProtocol | None = None
+        """What the policy of this sidecar's own service says that its program speaks."""
         self._policies: dict[Name, ServicePolicy] = {}
         self._passthrough: dict[Name, ServiceEntry] = {}
         self._asking: dict[Name, list[Answer]] = {}
@@ -148,6 +150,7 @@ class DataPlane:
                 policy = policies.get(service.name) or ServicePolicy(service.name)
                 if service.policy != policy:
                     service.set_policy(policy)
+        self.declared = declared_in(snapshot, self.settings.service)
         self._policies = policies
         self.table = table
 
@@ -324,6 +327,14 @@ class DataPlane:
         elif now - service.applied_s > OUTSIDE_FRESH_S and service.last_used_s > service.applied_s:
             service.applied_s = now  # also where DNS is silent: then the last addresses stay
             self._ask(service.name, lambda _error: None)
+
+
+def declared_in(snapshot: Snapshot | None, service: Name) -> AppProtocol | None:
+    """What a table's policy of the service says that its programs speak."""
+    for policy in snapshot.policies if snapshot else ():
+        if policy.name == service:
+            return policy.app_protocol
+    return None
 
 
 def no_such_service(host: str) -> str:

@@ -26,12 +26,13 @@ from mesh.http.outcome import (
 )
 from mesh.model.name import Name
 from mesh.model.policy import AppProtocol
-from proxy.dataplane import EGRESS
+from proxy.dataplane import EGRESS, declared_in
 from proxy.first_bytes import Spoken, likely
 from proxy.http1.limits import ConnectionLimits
 from proxy.local_answer import LocalAnswer, grpc_answer, text_answer
 
 if TYPE_CHECKING:
+    from mesh.model.snapshot import Snapshot
     from proxy.attempt import Attempt
     from proxy.dataplane import DataPlane
     from proxy.exchange import Exchange
@@ -366,17 +367,29 @@ class InboundListener(Listener):
         rule: CompiledRule,
         max_connections: int = MAX_CONNECTIONS,
         *,
-        is_tcp: bool = False,
+        protocol: AppProtocol | None = None,
     ) -> None:
-        """``rule`` sends everything to the local program and retries nothing but stale connections."""
+        """``rule`` sends everything to the local program and retries nothing but stale connections.
+
+        ``protocol`` is what that speaks, as this sidecar was told; None: as the policy of its service says, if it does.
+        """
         super().__init__(plane, marker, limits, max_connections)
         self._rule = rule
-        self._is_tcp = is_tcp
+        self._protocol = protocol
 
     @property
     def takes_connections(self) -> bool:
         """See Listener."""
-        return self._is_tcp
+        return (self._protocol or self.plane.declared) is AppProtocol.TCP
+
+    def would_take_connections(self, snapshot: Snapshot | None) -> bool:
+        """Tell the same of a table that is not in force yet."""
+        return (self._protocol or declared_in(snapshot, self.plane.settings.service)) is AppProtocol.TCP
+
+    @property
+    def peeks(self) -> bool:
+        """See Listener: only as long as nothing is said of the program."""
+        return self.detects and (self._protocol or self.plane.declared) is None
 
     def route(self, exchange: Exchange) -> CompiledRule | Name:
         """See Listener. The reserved path answers with the program's state, for whoever checks this sidecar."""
@@ -417,7 +430,7 @@ class InboundListener(Listener):
     @property
     def foreign_advice(self) -> str:
         """See Listener."""
-        return "if the program speaks something else, say so: --protocol tcp, or detect"
+        return "if the program speaks something else, say so: --protocol tcp, or detect, or its service's policy"
 
     def caller_spoke_http2(self, request: RequestHead) -> bool:
         """See Listener: a caller's sidecar says in Via how it was spoken to (RFC 9110 §7.6.3)."""

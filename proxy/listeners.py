@@ -81,8 +81,9 @@ def build_listeners(plane: DataPlane, config: SidecarConfig, token: str) -> List
     outbound = f"sidemesh-out-{token}"
     inbound: InboundListener | None = None
     if config.port is not None:
-        rule = program_rule(plane, config.service.name, config.port, PROGRAM_SPEAKS[config.protocol])
-        inbound = InboundListener(plane, f"sidemesh-in-{token}", limits, rule, most, is_tcp=config.protocol == "tcp")
+        protocol = PROGRAM_SPEAKS[config.protocol]
+        rule = program_rule(plane, config.service.name, config.port, protocol)
+        inbound = InboundListener(plane, f"sidemesh-in-{token}", limits, rule, most, protocol=protocol)
         inbound.detects = config.protocol == "detect"
         inbound.tls = load_certificates(config)
         if inbound.tls is not None:

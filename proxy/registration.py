@@ -25,6 +25,8 @@ from proxy.program_check import ProgramCheck
 
 logger = logging.getLogger(__name__)
 
+FOLLOW_S = 1.0  # a table that waits for the source waits no longer
+
 
 class SelfRegistration:
     """The sidecar's own instance in a discovery source."""
@@ -39,6 +41,7 @@ class SelfRegistration:
         self._backoff = Backoff(rng)
         self._registration: Registration | None = None
         self._health = Health.PASSING
+        self._takes_connections = config.protocol == "tcp"
         self._tasks = Tasks("registration")
         self._leaving = asyncio.Event()
         self.error = ""
@@ -57,6 +60,20 @@ class SelfRegistration:
         self._health = health
         if self._registration is not None:
             self._registration.set_health(health)
+
+    async def follow(self, *, takes_connections: bool) -> None:
+        """What the inbound listener takes: requests, or connections of any protocol.
+
+        With those nobody is answered over HTTP there, and the program's state goes with the lease. Bounded in time.
+        """
+        self._takes_connections = takes_connections
+        if self._registration is None or self.address is None:
+            return
+        try:
+            async with asyncio.timeout(FOLLOW_S):
+                await self._registration.change_check(self._check_at(self.address))
+        except (SourceError, TimeoutError) as error:
+            logger.warning("%s is not told yet how to check this sidecar: %s", self._source.name, error)
 
     async def announce_leaving(self) -> None:
         """Nobody should send new requests any more; one that is not registered yet stays away."""
@@ -102,12 +119,13 @@ class SelfRegistration:
             )
         self.address = address
         instance = self.instance(address)
-        check: HealthCheck | None = HealthCheck(f"http://{address}{HEALTH_PATH.decode()}")
-        if self._config.protocol == "tcp":
-            check = None  # nobody can be answered over HTTP there: the state goes with the lease
-        self._registration = await self._source.register(instance, Health.PASSING, check)
+        self._registration = await self._source.register(instance, Health.PASSING, self._check_at(address))
         self._registration.set_health(self._health)
+        await self.follow(takes_connections=self._takes_connections)  # as was told meanwhile
         logger.info("registered as %s of %s at %s", instance.endpoint.id, instance.service, address)
+
+    def _check_at(self, address: Address) -> HealthCheck | None:
+        return None if self._takes_connections else HealthCheck(f"http://{address}{HEALTH_PATH.decode()}")
 
     def instance(self, address: Address) -> Instance:
         """What is registered."""

@@ -110,6 +110,7 @@ class Sidecar:
         if self.check is not None:
             if self.source is not None:
                 self.registration = SelfRegistration(config, self.source, self.addresses["inbound"], self._rng)
+                await self._follow_inbound()
                 self.registration.start(self.check)
             self.tasks.start(self.check.run(), "program check")
         if self.feed is not None:
@@ -212,13 +213,17 @@ class Sidecar:
     async def _apply(self, snapshot: Snapshot | None) -> None:
         """Run a table here and in all workers; a table that one of them refuses leaves the last one everywhere."""
         before = self.plane.table.snapshot if self.plane.table else None
-        self.plane.apply_table(snapshot)
-        if self.pool is not None:
-            try:
-                await self.pool.apply_table(snapshot)
-            except InvalidError:
-                self.plane.apply_table(before)
-                raise
+        await self._announce_inbound(snapshot)
+        try:
+            self.plane.apply_table(snapshot)
+            if self.pool is not None:
+                try:
+                    await self.pool.apply_table(snapshot)
+                except InvalidError:
+                    self.plane.apply_table(before)
+                    raise
+        finally:
+            await self._follow_inbound()
         self._declare()
 
     def _declare(self) -> None:
@@ -232,6 +237,20 @@ class Sidecar:
             wanted |= set(table.entries) | table.backends
             subsets = {p.name: p.subsets for p in (table.snapshot.policies if table.snapshot else ())}
         self.catalog.declare(wanted, subsets)  # type: ignore[arg-type]
+
+    async def _announce_inbound(self, snapshot: Snapshot | None) -> None:
+        """Where the inbound listener will take connections, nobody may ask it for health over HTTP by then.
+
+        Whoever still did would reach the program, and find it critical.
+        """
+        inbound = self.listeners.inbound
+        if self.registration is not None and inbound is not None and inbound.would_take_connections(snapshot):
+            await self.registration.follow(takes_connections=True)
+
+    async def _follow_inbound(self) -> None:
+        """And where it takes requests again, it may be asked again."""
+        if self.registration is not None and self.listeners.inbound is not None:
+            await self.registration.follow(takes_connections=self.listeners.inbound.takes_connections)
 
     def _served(self, service: Name, served: ServedEndpoints) -> None:
         """What discovery serves changed; the plane has been told by the directory."""

@@ -87,6 +87,12 @@ class Registration(Protocol):
         A source that runs a ``HealthCheck`` of its own finds it out by that check instead.
         """
 
+    async def change_check(self, check: HealthCheck | None) -> None:
+        """Be checked in this way from now on, as ``Source.register`` says.
+
+        Raises SourceError where the source could not be told; it will be, in the background.
+        """
+
     async def announce_leaving(self) -> None:
         """Mark the instance as leaving (maintenance), so that nobody sends it new requests. Raises SourceError."""
 

@@ -56,15 +56,17 @@ def registration_body(instance: Instance, health: Health, health_check: HealthCh
     meta.pop(NAMESPACE_KEY, None)
     if instance.service.namespace != DEFAULT_NAMESPACE:
         meta[NAMESPACE_KEY] = instance.service.namespace
-    checking: dict[str, object] = {"CheckID": check_id(instance), "Status": _STATUS[health]}
+    checking: dict[str, object] = {"Status": _STATUS[health]}
     if health_check is None:
         checking |= {
+            "CheckID": lease_id(instance),
             "Name": "sidemesh lease",
             "TTL": _duration(TTL_S),
             "DeregisterCriticalServiceAfter": _duration(TTL_DEREGISTER_AFTER_S),
         }
     else:
         checking |= {
+            "CheckID": f"service:{endpoint.id}",
             "Name": "sidemesh sidecar",
             "HTTP": health_check.url,
             "Interval": _duration(health_check.interval_s),
@@ -82,9 +84,13 @@ def registration_body(instance: Instance, health: Health, health_check: HealthCh
     }
 
 
-def check_id(instance: Instance) -> str:
-    """The id of the one check that belongs to the instance."""
-    return f"service:{instance.endpoint.id}"
+def lease_id(instance: Instance) -> str:
+    """The id of the instance's TTL check.
+
+    A check over HTTP has another: one that is replaced by a check of another kind and the same id goes on in secret
+    (1.8.7), and takes the instance out.
+    """
+    return f"service:{instance.endpoint.id}:lease"
 
 
 def judge(instance: Instance, reply: Reply) -> Kept:
@@ -120,6 +126,8 @@ class ConsulRegistration:
         self.instance = instance
         self.health = health
         self.health_check = health_check
+        self._told_check = health_check
+        """What the agent checks by, as it was told last."""
         self._client = client
         self._backoff = Backoff(rng)
         self._tasks = Tasks(f"consul registration of {instance.endpoint.id}")
@@ -145,6 +153,12 @@ class ConsulRegistration:
         if health is not self.health:
             self.health = health
             self._wake.set()
+
+    async def change_check(self, health_check: HealthCheck | None) -> None:
+        """Register with the other check, and with the program's state as that check's first status."""
+        if health_check != self.health_check:
+            self.health_check = health_check
+            await self._renew()
 
     @property
     def is_leaving(self) -> bool:
@@ -180,9 +194,10 @@ class ConsulRegistration:
 
     async def _register(self) -> None:
         status = Health.CRITICAL if self._is_leaving else self.health
-        body = registration_body(self.instance, status, self.health_check)
+        told_check = self.health_check  # which may change meanwhile
+        body = registration_body(self.instance, status, told_check)
         check(await self._client.call("PUT", "/v1/agent/service/register?replace-existing-checks=true", body))
-        self._is_registered = True
+        self._is_registered, self._told_check = True, told_check
         if self._is_leaving:
             check(await self._put_maintenance())
 
@@ -213,7 +228,9 @@ class ConsulRegistration:
             await self._register()
             return
         kept = judge(self.instance, await self._client.call("GET", f"/v1/agent/service/{self._id}"))
-        if kept is Kept.YES and self.health_check is None:
+        if kept is Kept.YES and self.health_check != self._told_check:
+            await self._register()
+        elif kept is Kept.YES and self.health_check is None:
             kept = await self._pass_ttl()
         match kept:
             case Kept.YES:
@@ -236,7 +253,7 @@ class ConsulRegistration:
         # No Output: a text that changes would be a catalog write, and a wake of every watch, each time.
         body = {"Status": _STATUS[status]}
         reply = await self._client.call(
-            "PUT", f"/v1/agent/check/update/{quote(check_id(self.instance), safe='')}", body
+            "PUT", f"/v1/agent/check/update/{quote(lease_id(self.instance), safe='')}", body
         )
         if reply.status in (404, 500):  # an unknown check is 500 on 1.8 and 404 since 1.11
             return Kept.FORGOTTEN

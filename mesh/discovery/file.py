@@ -176,6 +176,9 @@ class FileRegistration:
     def set_health(self, health: Health) -> None:
         """Nothing."""
 
+    async def change_check(self, check: HealthCheck | None) -> None:
+        """Nothing."""
+
     async def announce_leaving(self) -> None:
         """Nothing: without a source that others watch there is nobody to tell."""
 

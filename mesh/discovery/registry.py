@@ -292,6 +292,9 @@ class RegistryRegistration:
             self.health = health
             self._wake.set()
 
+    async def change_check(self, check: HealthCheck | None) -> None:
+        """Nothing: the registry does not probe."""
+
     async def announce_leaving(self) -> None:
         """Renew as leaving. Raises SourceError; the next renewals say it again."""
         self.health = Health.LEAVING

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from mesh.client import MeshClient
+from mesh.model.name import Name
+from mesh.model.policy import AppProtocol, ServicePolicy
+from mesh.model.snapshot import Kind
 from tests.support.consul import ConsulAgent
 from tests.support.fleet import Fleet
 from tests.support.needs import require
@@ -71,6 +75,47 @@ async def test_redis_through_two_sidecars(tmp_path: Path, how: str) -> None:
         assert await app.metric(opened) >= 2000
         assert await app.metric("istio_tcp_received_bytes_total") > len(large)
         assert await db.metric(opened) >= 2000
+
+
+async def test_a_policy_is_all_that_is_needed(tmp_path: Path, consul: ConsulAgent) -> None:
+    """Both sidecars follow it while they run, and so does the check of the program's health."""
+    port, local = free_port(), free_port()
+    command = (require("redis-server"), "--port", str(port), "--save", "", "--dir", tmp_path, "--bind", "127.0.0.1")
+    async with Fleet(tmp_path) as fleet:
+        fleet.consul_url = consul.url
+        redis = Process.start(*command, log=tmp_path / "redis.log")
+        await redis.__aenter__()
+        control = await fleet.control()
+        db = await fleet.sidecar("db", "--port", str(port))
+        app = await fleet.sidecar("app", "--upstream", f"db={local}")
+
+        async def check() -> tuple[str, str]:
+            """How Consul checks the instance, and what it found."""
+            (found,) = (await consul.get("/v1/health/checks/db")) or [{}]
+            return found.get("Name", ""), found.get("Status", "")
+
+        async def is_checked(how: str, status: str) -> bool:
+            return await check() == (how, status)
+
+        async def until_checked(how: str, status: str) -> None:
+            await db.process.until(lambda: is_checked(how, status), what=f"{how}: {status}", timeout_s=20)
+
+        await until_checked("sidemesh sidecar", "passing")
+        await app.until_usable("db", 1)
+        policy = ServicePolicy(Name("default", "db"), app_protocol=AppProtocol.TCP)
+        async with MeshClient(control.address) as client:
+            assert (await client.apply([policy])).is_acked_by_all
+        assert await redis_cli(local, "ping") == "PONG"
+        await until_checked("sidemesh lease", "passing")
+        await redis.kill()
+        await until_checked("sidemesh lease", "critical")
+        async with Process.start(*command, log=tmp_path / "redis2.log"):
+            await until_checked("sidemesh lease", "passing")
+            assert await redis_cli(local, "ping") == "PONG"
+            async with MeshClient(control.address) as client:
+                assert (await client.delete(Kind.SERVICE_POLICY, policy.name)).is_acked_by_all
+            await until_checked("sidemesh sidecar", "passing")
+            assert await db.metric("istio_tcp_connections_closed_total") == 2, "and none was a check of the other kind"
 
 
 async def _equal(sidecar, one: str, other: str) -> bool:

@@ -12,8 +12,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from mesh.model.name import Name
-from mesh.model.policy import AppProtocol
+from mesh.model.policy import AppProtocol, ServicePolicy
 from mesh.model.service import Endpoint
+from mesh.model.snapshot import make_snapshot
+from mesh.model.wire import encode_resource
 from proxy.http1.limits import ConnectionLimits
 from proxy.listener import InboundListener, OutboundListener
 from proxy.recorder import LOCAL
@@ -70,6 +72,11 @@ class Both:
     def program(self) -> UpstreamService:
         """The program as its sidecar sees it."""
         return self.m.plane.services[Name(LOCAL, "db-0")]
+
+    def declare(self, protocol: AppProtocol | None) -> None:
+        """A table in which both sides' policies say what is spoken; here one data plane is both."""
+        policies = [ServicePolicy(service, app_protocol=protocol) for service in (name("db"), name("caller"))]
+        self.m.plane.apply_table(make_snapshot("test", 1, [encode_resource(policy) for policy in policies]))
 
     async def over(self) -> None:
         """Wait until nothing is under way any more."""
@@ -259,13 +266,49 @@ async def test_a_flood_of_silent_clients_is_bounded_and_others_are_served() -> N
 # --- what is told otherwise -----------------------------------------------------------------------------------------
 
 
-async def test_a_policy_that_says_what_is_spoken_spares_the_wait() -> None:
-    async with both(greets, limits=ConnectionLimits(peek_s=5.0)) as b:
-        speak(b.m, "db", AppProtocol.TCP)
-        b.inbound.limits = ConnectionLimits()
+@pytest.mark.parametrize("protocol", ["detect", "caller"])
+async def test_a_policy_that_says_what_is_spoken_spares_the_wait_on_both_sides(protocol: str) -> None:
+    async with both(greets, limits=ConnectionLimits(peek_s=60.0)) as b:
+        b.inbound.detects = protocol == "detect"
+        b.declare(AppProtocol.TCP)
         client = await b.connect()
         async with asyncio.timeout(SOON_S):
             assert await client.reader.readline() == BANNER
+
+
+async def test_where_a_policy_says_http_silence_is_nobody_waiting_for_the_server() -> None:
+    """A pool may connect long before its first request, which is one all the same."""
+    async with both(limits=ConnectionLimits(peek_s=0.05)) as b:
+        b.declare(AppProtocol.HTTP)
+        for inbound in (False, True):
+            client = await b.connect(inbound=inbound)
+            await asyncio.sleep(0.2)
+            client.send(GET)
+            assert (await client.receive()).get("seen-via") == "yes"
+        assert not [cell for cell in b.m.cells() if cell[1] <= 0]
+
+
+async def test_a_policy_is_followed_at_once_and_only_as_long_as_it_stands() -> None:
+    async with both(limits=ConnectionLimits(peek_s=60.0)) as b:
+        for protocol in (AppProtocol.TCP, None, AppProtocol.TCP, AppProtocol.HTTP):
+            b.declare(protocol)
+            client = await b.connect(inbound=True)
+            client.send(GET)
+            is_request = (await client.receive()).get("seen-via") == "yes"
+            assert is_request is (protocol is not AppProtocol.TCP)
+            client.close()
+
+
+async def test_what_a_sidecar_is_told_of_its_program_goes_before_the_policy() -> None:
+    async with both(greets) as b:
+        plane = b.m.plane
+        b.declare(AppProtocol.TCP)
+        for told in (AppProtocol.HTTP, AppProtocol.HTTP2):
+            listener = InboundListener(plane, "in", ConnectionLimits(), b.inbound._rule, protocol=told)
+            assert not listener.takes_connections
+        b.declare(AppProtocol.HTTP)
+        listener = InboundListener(plane, "in", ConnectionLimits(), b.inbound._rule, protocol=AppProtocol.TCP)
+        assert listener.takes_connections
 
 
 async def test_requests_and_bytes_share_an_endpoint_and_never_a_connection() -> None:

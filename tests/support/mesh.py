@@ -447,6 +447,8 @@ def inbound_listener(
     program.apply([Endpoint("program", "127.0.0.1", port)])
     ref = BackendRef(local)
     rule = CompiledRule(Rule(backend_refs=(ref,), retry=Retry(attempts=0)), [Backend(ref, program.cluster())])
-    listener = InboundListener(plane, f"sidemesh-in-{label}", limits, rule, is_tcp=is_tcp)
+    listener = InboundListener(
+        plane, f"sidemesh-in-{label}", limits, rule, protocol=AppProtocol.TCP if is_tcp else None
+    )
     listener.detects = detects
     return listener

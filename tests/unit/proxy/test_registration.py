@@ -1,6 +1,7 @@
 """Registering: when, at which address, and again after a refusal."""
 
 import asyncio
+import logging
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +23,17 @@ WILDCARD = Address("0.0.0.0", 15006)
 class Registered:
     def __init__(self) -> None:
         self.health: list[Health] = []
+        self.check: HealthCheck | None = None
+        self.is_away = False
         self.is_leaving = False
 
     def set_health(self, health: Health) -> None:
         self.health.append(health)
+
+    async def change_check(self, check: HealthCheck | None) -> None:
+        if self.is_away:
+            raise SourceError("consul is away")
+        self.check = check
 
     async def announce_leaving(self) -> None:
         self.is_leaving = True
@@ -45,6 +53,7 @@ class FakeSource:
 
     async def register(self, instance: Instance, health: Health, check: HealthCheck | None = None) -> Any:
         self.asked.append((instance, health, check))
+        self.registered.check = check
         if len(self.asked) <= self.refusals:
             raise SourceRefused("ACL not found")
         return self.registered
@@ -72,6 +81,39 @@ async def test_a_refusal_is_tried_again_told_once_and_forgotten_when_it_is_over(
     assert source.registered.health == [Health.CRITICAL]
     assert [r.message for r in caplog.records if "ACL" in r.message] == ["not registered, and trying on: ACL not found"]
     assert any("registering the loopback address" in r.message for r in caplog.records)
+    await registration.close()
+
+
+async def test_who_cannot_be_asked_over_http_is_checked_by_its_lease_as_long_as_that_holds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = FakeSource(refusals=0)
+    registration, check = make(source)
+    check.first_success.set()
+    registration.start(check)
+    await until(lambda: registration.is_registered, what="the registration")
+    over_http = HealthCheck("http://127.0.0.1:15006/.well-known/sidemesh/health")
+    assert source.registered.check == over_http
+    await registration.follow(takes_connections=True)
+    assert source.registered.check is None
+    await registration.follow(takes_connections=False)
+    assert source.registered.check == over_http
+    source.registered.is_away = True
+    with caplog.at_level(logging.WARNING, logger="proxy.registration"):
+        await registration.follow(takes_connections=True)  # what is served does not depend on it
+    assert caplog.messages[-1] == "consul is not told yet how to check this sidecar: consul is away"
+    await registration.close()
+
+
+async def test_what_the_inbound_port_takes_by_then_is_registered() -> None:
+    source = FakeSource(refusals=0)
+    registration, check = make(source)
+    await registration.follow(takes_connections=True)
+    registration.start(check)
+    check.first_success.set()
+    await until(lambda: registration.is_registered, what="the registration")
+    assert [check for _, _, check in source.asked] == [None]
+    assert source.registered.check is None
     await registration.close()
 
 
