@@ -181,6 +181,17 @@ class Connection:
             self._pump_credited()
         return read == FRAMES_IN_A_TURN
 
+    @property
+    def unfinished(self) -> bytes:
+        """Tells apart what the peer has begun to send and not ended, a head or a frame; empty where there is nothing.
+
+        Bodies aside: they may take their time, and their streams are watched.
+        """
+        if self._block_stream:
+            return b"%d" % self._block_stream
+        header = self._buffer[:9]
+        return b"" if self.streams and header[3:4] == b"\0" else header
+
     def _read_frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if self.awaits_settings:
             if kind != SETTINGS or flags & ACK:

@@ -16,7 +16,7 @@ from proxy.callbacks import set_callbacks
 from proxy.exchange import Exchange
 from proxy.grpc_web import GrpcWebStream
 from proxy.http2.connection import Http2Connection
-from proxy.http2.errors import ErrorCode, code_name
+from proxy.http2.errors import ConnectionFault, ErrorCode, code_name
 from proxy.http2.frames import LAST_STREAM
 from proxy.http2.messages import request_head, response_fields, trailers
 from proxy.http2.stream import Stream
@@ -45,6 +45,8 @@ class Http2Downstream(Http2Connection):
         self._last_read_s = self._plane.now_s
         self._pings_before = 0
         self._paused_s = 0.0
+        self._unfinished = b""
+        self._unfinished_s = 0.0
 
     @property
     def now_s(self) -> float:
@@ -94,6 +96,12 @@ class Http2Downstream(Http2Connection):
             self._go_away()
         if not self.is_writable and now - self._paused_s > self.limits.stall_s:
             self.transport.abort()  # whatever it sends meanwhile, it reads nothing
+            return
+        if codec.unfinished != self._unfinished:
+            self._unfinished, self._unfinished_s = codec.unfinished, now
+        elif self._unfinished and now - self._unfinished_s > self.limits.head_s:
+            message = f"a request head, or another frame, was not complete within {self.limits.head_s:g} s"
+            self.fail(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, message))
             return
         if not codec.streams:
             if codec.goaway_sent not in (None, LAST_STREAM):
