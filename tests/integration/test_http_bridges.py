@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -14,8 +14,9 @@ from proxy.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_W
 from tests.support.http2 import GET, POST, START, credit, frame, frames, head, settings
 from tests.support.http2_server import OK, Handler, Talk, http2_endpoint
 from tests.support.http2_server import head as answer_head
-from tests.support.mesh import Mesh, Reply, Request, mesh, name, speak
+from tests.support.mesh import Client, Mesh, Program, Reply, Request, mesh, name, speak
 from tests.support.process import until
+from tests.support.telemetry import sidecar
 
 TE: tuple[bytes, bytes] = (b"te", b"trailers")
 Sees = list[Headers]
@@ -23,7 +24,11 @@ Sees = list[Headers]
 
 async def over_http2(m: Mesh, *sent: bytes) -> tuple[list[Headers], bytes]:
     """Call on stream 1; gives the heads that came (1xx, the answer's, trailers) and the body."""
-    client = await m.connect()
+    return await over_connection(await m.connect(), *sent)
+
+
+async def over_connection(client: Client, *sent: bytes) -> tuple[list[Headers], bytes]:
+    """The same on a connection that is there."""
     client.send(START + b"".join(sent))
     data, decoder, heads, body, ended = b"", hpack.Decoder(1 << 16), list[Headers](), b"", False
     async with asyncio.timeout(10):
@@ -242,6 +247,50 @@ async def test_metadata_of_discovery_say_what_is_spoken_as_a_policy_does(said: s
         assert (await m.get("pay")).body == b"ok"
         m.plane.services[name("pay")].set_policy(ServicePolicy(name("pay"), app_protocol=AppProtocol.HTTP))
         assert (await m.get("pay")).status in (502, 503)  # the policy's word counts for more
+
+
+@pytest.mark.parametrize(
+    ("metadata", "status"),
+    [
+        ({"http2": "false"}, b"200"),
+        ({"appProtocol": "http"}, b"200"),
+        ({"http2": "false", "appProtocol": "grpc"}, b"200"),  # ``http2`` is asked first
+        ({}, b"502"),  # spoken to as the caller spoke
+    ],
+)
+async def test_metadata_say_that_an_endpoint_speaks_http1_only_to_callers_over_http2_too(
+    metadata: dict[str, str], status: bytes
+) -> None:
+    async with mesh().service("pay", replies=[200]).start() as m:
+        port = m.programs["pay"][0].port
+        m.plane.apply_endpoints(name("pay"), (Endpoint("e", "127.0.0.1", port, metadata),))
+        heads, _ = await over_http2(m, head(1))
+        assert heads[0][0] == (b":status", status)
+
+
+@pytest.mark.parametrize("caller", ["http1", "http2"])
+@pytest.mark.parametrize("protocol", ["http1", "http2"])
+async def test_a_sidecar_speaks_to_its_program_as_it_was_told_whatever_its_callers_speak(
+    protocol: str, caller: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        if protocol == "http2":
+            port = (await stack.enter_async_context(http2_endpoint(answers))).port
+        else:
+            program = Program([200])
+            await program.start()
+            stack.push_async_callback(program.stop)
+            port = program.port
+        running = await stack.enter_async_context(sidecar("pay", port=port, protocol=protocol))
+        async with asyncio.timeout(10):
+            client = Client(*await asyncio.open_connection("127.0.0.1", running.inbound))
+            stack.callback(client.writer.transport.abort)
+            if caller == "http1":
+                client.send(b"GET / HTTP/1.1\r\nhost: pay\r\n\r\n")
+                assert (await client.receive()).status == 200
+            else:
+                heads, _ = await over_connection(client, head(1))
+                assert heads[0][0] == (b":status", b"200")
 
 
 # --- a slow client ----------------------------------------------------------------------------------------------------
