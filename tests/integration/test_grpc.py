@@ -11,13 +11,15 @@ import grpc.aio
 import pytest
 
 from mesh.http.headers import Headers
+from mesh.model.name import Name
 from mesh.model.service import Endpoint
+from proxy.dataplane import Answer
 from proxy.http1.limits import ConnectionLimits
 from proxy.http2 import hpack, octets
 from proxy.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS
 from tests.support.grpc_echo import GRPC, RETRIED, echo_server, through
 from tests.support.http2 import PREFACE, frame, frames, settings
-from tests.support.mesh import inbound_listener, mesh, name, serve
+from tests.support.mesh import HandMadeDirectory, inbound_listener, mesh, name, serve
 from tests.support.process import until
 
 Handler = Callable[[bytes, Any], Awaitable[bytes]]
@@ -189,6 +191,37 @@ async def test_a_call_whose_client_is_still_sending_is_not_held() -> None:
     await server.stop(0)
 
 
+@pytest.mark.parametrize(
+    ("routes", "request_bytes"),
+    [
+        pytest.param(RETRIED.replace("    retry:", "#"), 1, id="no route retries by status"),
+        pytest.param(RETRIED, 200_000, id="too much to send again"),
+    ],
+)
+async def test_a_call_that_could_not_be_made_again_is_not_held(routes: str, request_bytes: int) -> None:
+    release = asyncio.Event()
+
+    async def slow(request: bytes, context: Any) -> bytes:
+        await context.send_initial_metadata((("hello", "first"),))
+        await release.wait()
+        return request
+
+    async with mesh().routes(routes).start() as m, scripted(slow) as (_, port), through(m, port) as channel:
+        call = channel.unary_unary("/test.Echo/Unary")(b"x" * request_bytes)
+        attempt = None
+
+        def is_head_here() -> bool:
+            nonlocal attempt
+            attempt = next((exchange.attempt for exchange in m.plane.exchanges), None)
+            return attempt is not None and attempt.head is not None
+
+        await until(is_head_here, what="the head")
+        assert attempt is not None
+        assert not attempt.is_held
+        release.set()
+        assert len(await call) == request_bytes
+
+
 async def test_a_server_says_when_to_come_back_or_not_at_all() -> None:
     """GRPC's proposal A6: grpc-retry-pushback-ms."""
     for said, calls in (("-1", 1), ("soon", 1), ("300", 2)):
@@ -241,6 +274,34 @@ async def test_a_deadline_shrinks_with_each_hop_and_each_try() -> None:
         assert second is not None
         assert 20 < second <= first - 0.29
         assert first <= 31  # grpcio rounds up what it sends
+
+
+async def test_what_a_hop_takes_before_its_first_try_is_off_the_deadline() -> None:
+    """Here the endpoints have to be looked up first."""
+    took_s = 0.3
+
+    class Late(HandMadeDirectory):
+        def look_up(self, service: Name, answer: Answer) -> None:
+            def found() -> None:
+                m.plane.apply_endpoints(service, (Endpoint("e", "127.0.0.1", port),))
+                answer(None)
+
+            asyncio.get_running_loop().call_later(took_s, found)
+
+    async with mesh().start() as m, scripted(echo) as (script, port):
+        m.plane.directory = Late()
+        fields: Headers = [
+            (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/test.Echo/Unary"), (b":authority", b"echo"),
+            (b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"30S"),
+        ]  # fmt: skip
+        client = await m.connect()
+        client.send(PREFACE + settings() + frame(HEADERS, END_HEADERS, 1, octets.encode(fields)))
+        client.send(frame(DATA, END_STREAM, 1, b"\0\0\0\0\1x"))
+        assert (await answer_on(client.reader))[0] == (b":status", b"200")
+        (remaining_s,) = script.remaining_s
+        assert remaining_s is not None
+        assert 10 < remaining_s <= 30 - took_s
+        client.writer.transport.abort()
 
 
 async def test_a_client_that_forgets_its_deadline_is_answered_by_the_sidecar() -> None:
