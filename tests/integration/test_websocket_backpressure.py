@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import socket
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -114,8 +114,8 @@ def held_bytes(m: Mesh) -> int:
     return max(end.get_write_buffer_size() for end in ends if end is not None)
 
 
-@contextmanager
-def at_last(event: asyncio.Event) -> Iterator[None]:
+@asynccontextmanager
+async def at_last(event: asyncio.Event) -> AsyncIterator[None]:
     """Whoever waits for it goes on in any case."""
     try:
         yield
@@ -185,7 +185,8 @@ async def test_a_server_that_reads_slowly_stops_its_client(between: str) -> None
         await was_right.wait()
 
 
-async def test_an_http2_client_has_no_more_credit_than_its_server_takes() -> None:
+@pytest.mark.parametrize("between", ["", "http1", "http2"])
+async def test_an_http2_client_has_no_more_credit_than_its_server_takes(between: str) -> None:
     """Frames beyond the window would be a fault of the client, so it counts."""
     may_read, was_right = asyncio.Event(), asyncio.Event()
 
@@ -195,7 +196,7 @@ async def test_an_http2_client_has_no_more_credit_than_its_server_takes() -> Non
         if await read_all(request.reader):
             was_right.set()
 
-    async with chat(server, "") as m, asyncio.timeout(50), asyncio.TaskGroup() as group, at_last(may_read):
+    async with chat(server, between) as m, asyncio.timeout(50), asyncio.TaskGroup() as group, at_last(may_read):
         client = await m.connect()
         client.send(PREFACE + settings() + head(1, CONNECT, END_HEADERS))
         windows, sender = {0: 65_535, 1: 65_535}, Sender()
