@@ -338,14 +338,15 @@ class Recorder:
                 break
         forwarded = request.known.get(b"x-forwarded-for")
         cluster, rule, error = exchange.cluster, exchange.rule, exchange.error
+        is_request = request.version != TCP
         entry: Any = (  # a tuple with an Entry's fields is all that is asked for, and a third of an Entry's price
             exchange.started_s,
             ended_s,
             attempt.answered_s - attempt.started_s if attempt is not None and attempt.head is not None else 0.0,
             request.method,
             request.target[:MAX_TARGET_BYTES],
-            b"" if request.version == TCP else request.version,
-            exchange.status,
+            request.version if is_request else b"",
+            exchange.status if is_request else 0,  # as Envoy's tcp_proxy: nobody answered in a protocol that we know
             exchange.flag,
             0 if body is None else body.received,
             0 if attempt is None else attempt.body_bytes,

@@ -422,6 +422,41 @@ async def test_a_sampled_connection_is_a_line_of_the_sampled_log(backend: Backen
     assert {line["trace_id"] for line in lines} == spans
 
 
+async def test_the_line_of_a_connection(backend: Backend, tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    async with database(backend, access_log="all", access_log_path=str(log)) as (app, db):
+        assert await say(app, b"x" * 100) == b"x" * 200
+        lines = {line["listener"]: line for line in map(json.loads, await logged(log, 2))}
+        told = {
+            "method": "-", "path": "-", "protocol": "-", "response_code": 0, "response_flags": "-", "authority": "",
+            "bytes_received": 100, "bytes_sent": 200, "downstream_address": "127.0.0.1", "retries": 0,
+            "request_id": None, "user_agent": None, "x_forwarded_for": None, "grpc_status": None, "error": None,
+        }  # fmt: skip
+        assert {key: value for key, value in lines["outbound"].items() if key in told} == told
+        assert {key: value for key, value in lines["inbound"].items() if key in told} == told
+        where = ("upstream_host", "cluster", "route")
+        assert [lines["outbound"][key] for key in where] == [f"127.0.0.1:{db.inbound}", "db", "passthrough"]
+        assert lines["inbound"]["cluster"] == "(local)/db"
+        assert lines["outbound"]["duration"] >= lines["outbound"]["upstream_service_time"] > 0
+
+
+@pytest.mark.parametrize(
+    ("format_", "begins"), [("json", '"response_code":0,"response_flags":"URX"'), ("text", '"- - -" 0 URX 0 0 ')]
+)
+async def test_the_line_of_a_connection_that_fails(tmp_path: Path, format_: str, begins: str) -> None:
+    log = tmp_path / "access.log"
+    settings = {"access_log": "sampled", "access_log_path": str(log), "access_log_format": format_, "trace_ratio": 0.0}
+    upstreams = {"upstreams": {DB: 0}, "tcp_upstreams": frozenset({DB})}
+    async with sidecar("app", services={"db": endpoints(1)}, **upstreams, **settings) as app:
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.sidecar.addresses["upstream db"].port)
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+        (line,) = await logged(log, 1)
+    assert begins in line
+    assert "Connection refused" in line
+
+
 async def test_a_connection_still_open_at_the_end_is_told_then(backend: Backend) -> None:
     async with database(backend, **ALL) as (app, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", app.sidecar.addresses["upstream db"].port)
