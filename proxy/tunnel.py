@@ -18,6 +18,7 @@ from proxy.callbacks import Callbacks
 from proxy.half_close import half_close
 from proxy.request_body import RequestBody
 from proxy.splice import WORTH_BYTES, Splice, has_room
+from proxy.unsent import holds_unsent
 
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
@@ -198,7 +199,7 @@ class TunnelDownstream(TunnelEnd):
     @property
     def has_unsent(self) -> bool:
         """See ClientConnection."""
-        return self.transport.get_write_buffer_size() > 0
+        return holds_unsent(self.transport, is_tls=self.is_tls)
 
     def finish(self) -> None:
         """See ClientConnection."""

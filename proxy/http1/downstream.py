@@ -27,6 +27,7 @@ from proxy.http1.fields import HEAD_END
 from proxy.http2.downstream import Http2Downstream
 from proxy.request_body import RequestBody
 from proxy.tunnel import TunnelDownstream
+from proxy.unsent import holds_unsent
 
 if TYPE_CHECKING:
     from proxy.listener import Listener
@@ -114,9 +115,9 @@ class Http1Downstream:
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request, of its body or of pipelined ones."""
-        self._last_read_s = self._plane.now_s
         if self._lingering:
             return
+        self._last_read_s = self._plane.now_s
         if self._reader is not None:
             self._read_body(data)
         else:
@@ -164,7 +165,9 @@ class Http1Downstream:
         """Close a connection that took too long (once a second)."""
         quiet_s = now - self._last_read_s
         if self._lingering:
-            if now - self._since_s > self.limits.linger_s:
+            if quiet_s <= self.limits.stall_s and self.has_unsent:
+                self._since_s = now  # an answer from before is still being taken
+            elif now - self._since_s > self.limits.linger_s:
                 self.transport.abort()
         elif self.transport.is_closing():
             if quiet_s > self.limits.stall_s:
@@ -182,7 +185,7 @@ class Http1Downstream:
     @property
     def has_unsent(self) -> bool:
         """See ClientConnection."""
-        return self.transport.get_write_buffer_size() > 0
+        return holds_unsent(self.transport, is_tls=self.is_tls)
 
     def finish(self) -> None:
         """See ClientConnection."""

@@ -58,7 +58,7 @@ CONNECTION_WINDOW: Final = 1024 * 1024
 CONCURRENT: Final = 100  # RFC 9113 §6.5.2: no fewer
 MAX_LIST_BYTES: Final = 4 * HEADER_LIST_BYTES  # beyond it the connection ends, since nothing is decoded any more
 QUEUED_BYTES: Final = 64 * 1024  # of a stream's body that the peer's window does not let out; then its source is paused
-LET_OUT_BYTES: Final = 256 * 1024  # of bodies that waited, at once: the rest goes when the transport has taken that
+LET_OUT_BYTES: Final = 256 * 1024  # of bodies at once: the rest goes when the transport has taken that
 FRAMES_IN_A_TURN: Final = 500  # an ordinary read brings fewer; other connections wait meanwhile
 HASTY_S: Final = 1  # "at once"
 
@@ -547,9 +547,7 @@ class Connection:
         if stream.local_ended or stream.pending_end is not None:
             return
         size = len(piece)
-        if not stream.pending and size <= stream.send_window and size <= self.send_window and not self.is_held:
-            stream.send_window -= size
-            self.send_window -= size
+        if not stream.pending and self._lets_out(stream, size):
             self._data_frames(stream.id, piece, 0)
             return
         stream.pending.append(piece)
@@ -560,11 +558,7 @@ class Connection:
         """Send the last piece of the body (it may be empty) and the end, with trailers or without."""
         if stream.local_ended or stream.pending_end is not None:
             return
-        size = len(piece)
-        is_open = size <= stream.send_window and size <= self.send_window and not self.is_held
-        if is_open and not trailers and not stream.pending:
-            stream.send_window -= size
-            self.send_window -= size
+        if not trailers and not stream.pending and self._lets_out(stream, len(piece)):
             self._data_frames(stream.id, piece, END_STREAM)
             self._ended(stream)
             return
@@ -662,6 +656,17 @@ class Connection:
                 is_last = start + limit >= size
                 out.append(_frame(DATA, flags if is_last else 0, number, piece[start : start + limit]))
                 self._budget.earn_by_sending(limit)
+
+    def _lets_out(self, stream: Stream, size: int) -> bool:
+        """Take a piece off both windows, if it may go out whole and now."""
+        if size > stream.send_window or size > self.send_window or self.is_held or self.is_cut_short:
+            return False
+        stream.send_window -= size
+        self.send_window -= size
+        self._let_out += size
+        if self._let_out >= LET_OUT_BYTES:
+            self.is_cut_short = True
+        return True
 
     def _pump(self, stream: Stream) -> None:
         """Let out of a stream's queue what the windows allow; tell its source when it may go on, or has to stop."""

@@ -61,18 +61,15 @@ class Http2Connection:
             self.touch()
         if self.is_writable:
             self._replies_before = self.codec.replies
-        elif (
-            self.codec.replies - self._replies_before > MAX_UNREAD_REPLIES
-            or self.transport.get_write_buffer_size() > MAX_UNTAKEN_BYTES  # answers without bodies: nothing holds them
-        ):
+        elif self.codec.replies - self._replies_before > MAX_UNREAD_REPLIES:
             self.transport.abort()  # it asks and asks, and reads nothing
         self._trampoline.drain()
 
     def _feed(self, data: bytes) -> bool:
         """See ``codec.feed``; what is wrong ends the connection."""
-        self.is_feeding = True
+        self.is_feeding, is_more = True, False
         try:
-            return self.codec.feed(data)
+            is_more = self.codec.feed(data)
         except ConnectionFault as fault:
             self.fail(fault)
         except Exception as error:
@@ -80,11 +77,12 @@ class Http2Connection:
             self.fail(ConnectionFault(ErrorCode.INTERNAL_ERROR, f"bug in the sidecar: {type(error).__name__}"))
         finally:
             self.is_feeding = False
-            self.after_feed()
-        return False
+            if not is_more:
+                self.after_feed()
+        return is_more
 
     def after_feed(self) -> None:
-        """All frames that came together have been read."""
+        """All frames that came together have been read, in as many turns as that took."""
 
     def _let_others(self) -> None:
         """Have the loop look at the other connections before this one goes on, which brings very many frames."""
@@ -150,6 +148,8 @@ class Http2Connection:
             self.transport.write(data)
             if self.codec.is_cut_short and self.is_writable:
                 asyncio.get_running_loop().call_soon(self._let_go)
+            elif not self.is_writable and self.transport.get_write_buffer_size() > MAX_UNTAKEN_BYTES:
+                self.transport.abort()  # heads, which nothing holds: those of answers without bodies, and 1xx
 
     def fail(self, fault: ConnectionFault) -> None:
         """The peer broke a rule: say which, and close."""

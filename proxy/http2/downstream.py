@@ -21,6 +21,7 @@ from proxy.http2.frames import LAST_STREAM
 from proxy.http2.messages import request_head, response_fields, trailers
 from proxy.http2.stream import Stream
 from proxy.request_body import RequestBody
+from proxy.unsent import holds_unsent
 
 if TYPE_CHECKING:
     from proxy.http1.downstream import Http1Downstream
@@ -105,7 +106,8 @@ class Http2Downstream(Http2Connection):
             return
         if not codec.streams:
             if codec.goaway_sent not in (None, LAST_STREAM):
-                self.end()
+                if not self.has_unsent or quiet_s > self.limits.stall_s:
+                    self.end()
             elif quiet_s > (self.limits.idle_s if self.served else self.limits.first_byte_s):
                 codec.goaway(codec.last_peer_stream)
                 self.end()
@@ -120,7 +122,7 @@ class Http2Downstream(Http2Connection):
     @property
     def has_unsent(self) -> bool:
         """See ClientConnection."""
-        return self.codec.has_pending or self.transport.get_write_buffer_size() > 0
+        return self.codec.has_pending or holds_unsent(self.transport, is_tls=self.is_tls)
 
     def finish(self) -> None:
         """See ClientConnection: bodies may wait for credit, which is still read."""

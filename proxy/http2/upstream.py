@@ -36,6 +36,7 @@ GRPC_STATUSES: Final[dict[int, Grpc]] = {
 """What a reset says to a gRPC caller (grpc/doc/PROTOCOL-HTTP2.md, "Errors"); the others say INTERNAL."""
 MAX_INFORMATIONAL: Final = 64  # as in HTTP/1.1
 SETTINGS_S: Final = 5.0  # they are the first thing a server sends (§3.4), whatever it is asked
+TAIL_S: Final = 30.0  # for the next of a tunnel's last bytes
 PING_S: Final = 3.0  # for an answer to the question whether anybody is there
 
 
@@ -62,6 +63,8 @@ class Http2Upstream(Http2Connection):
         self._suspect_since_s = 0.0
         self._pings_before = 0
         self._has_freed = False
+        self._tails: dict[int, tuple[int, float]] = {}
+        """Of streams that nobody waits for: how much is left to send, and since when it is as much."""
 
     @property
     def room(self) -> int:
@@ -136,11 +139,27 @@ class Http2Upstream(Http2Connection):
         if self.codec.awaits_settings and now - self._made_s > SETTINGS_S:
             self.transport.abort()
         if self._suspect_since_s:
-            if self.codec.pings_acked > self._pings_before:
-                self._suspect_since_s = 0.0
+            if self.codec.pings_acked > self._pings_before or self.last_read_s > self._suspect_since_s:
+                self._suspect_since_s = 0.0  # the question may have to wait behind all that is being sent
             elif now - self._suspect_since_s > PING_S:
                 self.pool.retire(self)
                 self.transport.abort()
+        self._check_tails(now)
+
+    def _check_tails(self, now: float) -> None:
+        """Give up the last bytes of tunnels that are over, where the endpoint gives no credit for them."""
+        tails: dict[int, tuple[int, float]] = {}
+        for stream in tuple(self.codec.streams.values()):
+            if stream.remote_ended and stream.pending_end is not None:
+                left, since_s = self._tails.get(stream.id, (0, now))
+                if left != stream.pending_bytes:
+                    since_s = now
+                if now - since_s > TAIL_S:
+                    self.codec.reset(stream, ErrorCode.CANCEL)
+                    self.touch()
+                else:
+                    tails[stream.id] = stream.pending_bytes, since_s
+        self._tails = tails
 
     def after_settings(self, stream: UpstreamStream, do: Callable[[], None]) -> None:
         """Do it once the endpoint has said what it takes."""

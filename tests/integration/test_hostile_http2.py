@@ -297,6 +297,31 @@ async def test_a_client_that_reads_nothing_is_let_go_however_much_it_pings() -> 
         await well(m)
 
 
+async def test_answers_1xx_to_a_client_that_reads_nothing_are_bounded() -> None:
+    """Each is a head, which waits for no credit; and there is no end to them."""
+
+    async def hints(_: Request, writer: asyncio.StreamWriter) -> None:
+        fields = b"".join(b"link: <%b>; rel=preload\r\n" % (b"y" * 8000) for _ in range(7))
+        for _ in range(60):
+            writer.write(b"HTTP/1.1 103 Early Hints\r\n" + fields + b"\r\n")
+            await writer.drain()
+        await asyncio.sleep(30)
+
+    async with mesh().service("pay", replies=[hints]).start() as m:
+        speak(m, "pay", AppProtocol.HTTP)
+        client = await m.connect()
+        client.writer.transport.pause_reading()
+        client.send(START + b"".join(head(2 * n + 1) for n in range(100)))
+        most, is_there = 0, False
+        async with asyncio.timeout(20):
+            while not is_there or m.outbound.connections:
+                is_there = is_there or bool(m.plane.exchanges)
+                most = max(most, unsent_bytes(m))
+                await asyncio.sleep(0.01)
+        assert most < MAX_UNTAKEN_BYTES * 2
+        client.writer.transport.abort()
+
+
 async def test_a_stream_that_never_ends_its_request_is_reset_and_its_siblings_go_on() -> None:
     async with http1_service(ConnectionLimits(stall_s=1.0)) as m:
         client = await m.connect()

@@ -12,7 +12,16 @@ import pytest
 from mesh.http.headers import Headers
 from mesh.model.policy import AppProtocol, Limits, ServicePolicy
 from mesh.model.service import Endpoint
-from proxy.http2.frames import DATA, GOAWAY, HEADERS, LAST_STREAM, MAX_CONCURRENT_STREAMS, RST_STREAM, WINDOW_UPDATE
+from proxy.http2.frames import (
+    DATA,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    LAST_STREAM,
+    MAX_CONCURRENT_STREAMS,
+    RST_STREAM,
+    WINDOW_UPDATE,
+)
 from tests.support.control import background
 from tests.support.http2 import frame, settings
 from tests.support.http2_server import OK, Handler, Talk, head, http2_endpoint
@@ -44,8 +53,12 @@ async def answers(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a
     talk.answer(stream)
 
 
-async def test_who_waits_is_not_sent_on_a_connection_that_says_goaway_with_its_last_answers() -> None:
-    """As nginx does at its ``keepalive_requests``; a POST, which would not be sent twice."""
+@pytest.mark.parametrize("messages", [0, 15])
+async def test_who_waits_is_not_sent_on_a_connection_that_says_goaway_with_its_last_answers(messages: int) -> None:
+    """As nginx does at its ``keepalive_requests``; a POST, which would not be sent twice.
+
+    With ``messages`` of each answer so many frames come at once that they are read in two turns.
+    """
     count, first = 30, list[int]()
 
     async def answer_and_go(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
@@ -55,8 +68,10 @@ async def test_who_waits_is_not_sent_on_a_connection_that_says_goaway_with_its_l
         first.append(stream)
         if len(first) == count:
             await until(lambda: m.plane.services[name("pay")].usage.pending == count, what="others to wait")
-            ends = b"".join(head(each, OK, ended=True) for each in first)
-            talk.send(ends + frame(GOAWAY, 0, 0, struct.pack(">LL", max(first), 0)))
+            heads = b"".join(head(each, OK, ended=not messages) for each in first)
+            bodies = b"".join(frame(DATA, 0, each, b"message") for _ in range(messages) for each in first)
+            ends = b"".join(frame(DATA, END_STREAM, each, b"last") for each in first) if messages else b""
+            talk.send(heads + bodies + ends + frame(GOAWAY, 0, 0, struct.pack(">LL", max(first), 0)))
 
     limits = Limits(max_connections=1)
     async with calling(answer_and_go, (MAX_CONCURRENT_STREAMS, count), limits=limits) as (m, endpoint):

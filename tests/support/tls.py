@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from proxy.http1.limits import ConnectionLimits
 from proxy.listener import InboundListener, OutboundListener
 from proxy.tls import KeyPair, ServerSettings, ServerTls
 from tests.support.certificates import Authority
-from tests.support.mesh import Mesh, inbound_listener, mesh, name, serve
+from tests.support.mesh import Mesh, Reply, inbound_listener, mesh, name, serve
 from tests.support.needs import require
 from tests.support.ports import free_port, is_open
 from tests.support.process import Process
@@ -45,9 +45,9 @@ def pair(files: tuple[Path, Path], *names: str) -> KeyPair:
 
 @asynccontextmanager
 async def inbound(
-    settings: ServerSettings, limits: ConnectionLimits | None = None
+    settings: ServerSettings, limits: ConnectionLimits | None = None, replies: Sequence[Reply] = (200,)
 ) -> AsyncIterator[tuple[Mesh, InboundListener, int]]:
-    async with mesh().service("pay").start() as m, AsyncExitStack() as stack:
+    async with mesh().service("pay", replies=replies).start() as m, AsyncExitStack() as stack:
         (program,) = m.programs["pay"]
         listener = inbound_listener(m.plane, "pay-0", program.port, limits or ConnectionLimits())
         listener.tls = ServerTls(settings)
