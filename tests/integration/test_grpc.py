@@ -395,6 +395,33 @@ async def test_calls_are_routed_by_service_method_and_header_and_other_requests_
         assert (await m.get(GRPC, "/test.Echo/Unary", method="POST")).status == 404
 
 
+async def test_calls_are_split_by_the_weights_of_a_grpcroute_not_by_connections() -> None:
+    route = """
+    apiVersion: gateway.networking.k8s.io/v1
+    kind: GRPCRoute
+    metadata: {name: echo}
+    spec:
+      parentRefs: [{group: "", kind: Service, name: echo}]
+      rules:
+      - backendRefs: [{name: echo, weight: 3}, {name: canary, weight: 1}, {name: none, weight: 0}]
+    """
+    async with (
+        mesh().routes(route).start() as m,
+        scripted(echo) as (stable, a),
+        scripted(echo) as (canary, b),
+        scripted(echo) as (none, c),
+        through(m, a) as channel,
+    ):
+        m.plane.apply_endpoints(name("canary"), (Endpoint("c", "127.0.0.1", b),))
+        m.plane.apply_endpoints(name("none"), (Endpoint("n", "127.0.0.1", c),))
+        unary = channel.unary_unary("/test.Echo/Unary")
+        for _ in range(20):
+            await asyncio.gather(*(unary(b"x") for _ in range(20)))
+        assert stable.calls + canary.calls == 400
+        assert 60 <= canary.calls <= 140  # 4.6 standard deviations around 100, with a seed of the mesh's own
+        assert none.calls == 0
+
+
 async def test_a_stream_in_which_both_sides_wait_is_left_alone_and_ended_with_a_status() -> None:
     """The server's head comes with its first message, as most send it; the client has said what it wants."""
     went_on = asyncio.Event()

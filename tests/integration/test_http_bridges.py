@@ -1,16 +1,19 @@
 """What crosses between HTTP/1.1 and HTTP/2, each way: trailers and who takes them, informational answers, authorities."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from mesh.http.headers import Headers
+from mesh.model.name import Name
 from mesh.model.policy import AppProtocol, ServicePolicy
 from mesh.model.service import Endpoint
 from proxy.http2 import hpack
 from proxy.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, PREFACE
+from proxy.recorder import LOCAL
 from tests.support.http2 import GET, POST, START, credit, frame, frames, head, settings
 from tests.support.http2_server import OK, Handler, Talk, http2_endpoint
 from tests.support.http2_server import head as answer_head
@@ -234,6 +237,56 @@ async def test_cookie_crumbs_are_one_cookie_to_an_http1_program() -> None:
     async with http1_service() as m:
         await over_http2(m, head(1, [*GET, (b"cookie", b"a=1"), (b"cookie", b"b=2")]))
         assert m.programs["pay"][0].requests[0].fields("cookie") == ["a=1; b=2"]
+
+
+async def test_fields_of_a_connection_do_not_reach_a_client_over_http2() -> None:
+    """RFC 9113 §8.2.2: a client that sees one takes the answer for malformed."""
+    answer = (
+        b"HTTP/1.1 200 OK\r\nconnection: keep-alive, X-Private\r\nx-private: 1\r\nkeep-alive: timeout=5\r\n"
+        b"proxy-connection: keep-alive\r\nupgrade: h2c\r\ntransfer-encoding: chunked\r\nX-Kept: 1\r\n\r\n"
+        b"2\r\nok\r\n0\r\n\r\n"
+    )
+    async with http1_service(answer) as m:
+        heads, body = await over_http2(m, head(1))
+        assert body == b"ok"
+        assert [name for name, _ in heads[0]] == [b":status", b"x-kept", b"via"]
+
+
+async def test_a_compressed_message_passes_as_it_is() -> None:
+    """Its flag, its length and its bytes are between the two ends of a call; so is the field that names the coding."""
+    message = gzip.compress(b"x" * 10_000)
+    framed = b"\x01" + len(message).to_bytes(4, "big") + message
+
+    async def compressed(talk: Talk, stream: int, _: bool) -> None:  # noqa: FBT001 - a handler
+        fields: Headers = [*OK, (b"content-type", b"application/grpc"), (b"grpc-encoding", b"gzip")]
+        talk.answer(stream, framed, fields, trailers=[(b"grpc-status", b"0")])
+
+    call: Headers = [*POST, (b"content-type", b"application/grpc"), (b"grpc-encoding", b"gzip"), TE]
+    async with http2_service(compressed) as (m, sees):
+        heads, body = await over_http2(m, head(1, call, END_HEADERS), frame(DATA, END_STREAM, 1, framed))
+        assert body == framed
+        assert (b"grpc-encoding", b"gzip") in heads[0]
+        assert (b"grpc-encoding", b"gzip") in sees[0]
+
+
+@pytest.mark.parametrize("between", [AppProtocol.HTTP, AppProtocol.HTTP2])
+async def test_100_continue_crosses_two_sidecars_before_the_body_is_sent(between: AppProtocol) -> None:
+    async def reply(request: Request, writer: asyncio.StreamWriter) -> None:
+        assert request.fields("expect") == ["100-continue"]
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.body = await request.reader.readexactly(5)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    async with mesh().service("pay", replies=[reply], sidecar=True).start() as m:
+        speak(m, "pay", between)
+        local = Name(LOCAL, "pay-0")
+        m.plane.services[local].set_policy(ServicePolicy(local, app_protocol=AppProtocol.HTTP))
+        client = await m.connect()
+        client.send(b"POST / HTTP/1.1\r\nhost: pay\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n")
+        assert (await client.receive_head()).status == 100
+        client.send(b"12345")
+        assert (await client.receive()).body == b"ok"
+        assert m.programs["pay"][0].requests[0].body == b"12345"
 
 
 # --- which version an endpoint is spoken to in ------------------------------------------------------------------------
