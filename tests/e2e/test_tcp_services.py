@@ -90,11 +90,12 @@ async def test_redis_through_two_sidecars(tmp_path: Path, how: str) -> None:
         assert await db.metric(opened) >= 2 * CONNECTIONS
 
 
-async def test_a_policy_is_all_that_is_needed(tmp_path: Path, consul: ConsulAgent) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_policy_is_all_that_is_needed(tmp_path: Path, consul: ConsulAgent, workers: int) -> None:
     """Both sidecars follow it while they run, and so does the check of the program's health."""
     port, local = free_port(), free_port()
     command = (require("redis-server"), "--port", str(port), "--save", "", "--dir", tmp_path, "--bind", "127.0.0.1")
-    async with Fleet(tmp_path) as fleet:
+    async with Fleet(tmp_path, workers=workers) as fleet:
         fleet.consul_url = consul.url
         redis = Process.start(*command, log=tmp_path / "redis.log")
         await redis.__aenter__()
