@@ -15,14 +15,16 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from mesh.http.connect import METHOD as CONNECT
 from mesh.http.grpc import GrpcCall, is_grpc_type, read_web_type
 from mesh.http.headers import Fields
 from mesh.http.message import HTTP2, KNOWN_REQUEST_FIELDS, RequestHead
+from mesh.http.outcome import ProxyError
 from mesh.model.gateway_api import to_document
 from mesh.telemetry.exposition import CONTENT_TYPE
 from mesh.telemetry.samples import samples_of
 from proxy.clusters import clusters_page
-from proxy.explain import TCP_METHOD, LocalPort, add_workers, outcome_of, why, why_connection
+from proxy.explain import TCP_METHOD, LocalPort, add_workers, outcome_of, why, why_connection, why_tunnel
 from proxy.scrape import chunks
 from proxy.sidecar import bound_socket
 
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 _Form = Literal["json", "page", "plain"]
 
 TCP_SCHEME = "tcp"
+HTTPS_PORT: Final = 443
 _PLACE: Final = "\0"
 """Stands in a page where its body goes; never part of one."""
 
@@ -220,10 +223,13 @@ class AdminServer:
         url = urlsplit(request.query.get("url", ""))
         if not url.netloc:
             usage = "/why?method=GET&url=http://reviews/path&header=name:value (header may be repeated)"
-            return {"usage": f"{usage}, or for a TCP connection /why?url=tcp://db"}
+            return {"usage": f"{usage}, or for a TCP connection /why?url=tcp://db, or method=CONNECT"}
         authority = url.netloc.encode("latin-1", "replace")
         if url.scheme == TCP_SCHEME or request.query.get("method") == TCP_METHOD:
             return await self._explained(authority, lambda: why_connection(plane, authority, self._port_of(authority)))
+        if request.query.get("method") == CONNECT.decode():
+            has_port = authority.rpartition(b":")[2].isdigit()
+            return await self._why_tunnel(authority if has_port else authority + b":%d" % HTTPS_PORT)
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         headers = [
             (name.strip().lower().encode("latin-1"), value.strip().encode("latin-1"))
@@ -240,6 +246,15 @@ class AdminServer:
         if is_grpc_type(content_type) or read_web_type(content_type) is not None:
             head.version, head.grpc = HTTP2, GrpcCall()
         return await self._explained(authority, lambda: why(plane, head))
+
+    async def _why_tunnel(self, authority: bytes) -> dict[str, Any]:
+        """What would become of a CONNECT."""
+        outbound = self._sidecar.listeners.outbound
+        try:
+            outbound.route_connect(authority)
+        except ProxyError:  # refused, whoever it is for: nobody is looked up
+            return why_tunnel(outbound, authority)
+        return await self._explained(authority, lambda: why_tunnel(outbound, authority))
 
     def _port_of(self, authority: bytes) -> LocalPort | None:
         """The local port for the service that ``authority`` names."""

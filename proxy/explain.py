@@ -1,6 +1,7 @@
-"""``mesh why``: what a request or a TCP connection would meet here, and what a real request met (``x-mesh-explain``).
+"""What a request, a TCP connection or a tunnel would meet here, and what a real request met.
 
-Both ask the table that routes, so the answer cannot differ from what happens.
+That is ``mesh why``, and ``x-mesh-explain``. Both ask the table that routes, so the answer cannot differ from what
+happens.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mesh.http.connect import METHOD as CONNECT
 from mesh.http.message import RequestHead
 from mesh.http.outcome import ProxyError
 from mesh.model.name import Name
@@ -91,6 +93,27 @@ def _looked_up(
         return answer, None
     answer["service"] = str(found[0].name)
     return answer, found
+
+
+def why_tunnel(listener: OutboundListener, authority: bytes) -> dict[str, Any]:
+    """What would become of a CONNECT to ``authority`` (``host:port``) on the outbound listener now."""
+    plane = listener.plane
+    asked = {"method": CONNECT.decode(), "authority": authority.decode("latin-1"), "target": ""}
+    answer: dict[str, Any] = {"request": asked}
+    if plane.table is not None:
+        answer["table"] = str(plane.table.id)
+    try:
+        rule = listener.route_connect(authority)
+    except ProxyError as error:
+        answer["outcome"] = outcome_of(error)
+        return answer
+    if isinstance(rule, Name):
+        answer["outcome"] = f"{rule} is not known here yet: a first tunnel looks it up"
+        return answer
+    answer["route"] = rule.label
+    answer["backends"] = _backends(rule)
+    answer["outcome"] = _outcome_at(rule)
+    return answer
 
 
 def why_connection(plane: DataPlane, authority: bytes, port: LocalPort | None) -> dict[str, Any]:

@@ -258,13 +258,13 @@ class OutboundListener(Listener):
         rule = self.plane.entry(service).connection_rule()
         return service if rule.passes_to is not None and rule.passes_to.is_known is not True else rule
 
-    def _route_connect(self, request: RequestHead) -> CompiledRule | Name:
+    def route_connect(self, authority: bytes) -> CompiledRule | Name:
         """A tunnel to a host that is no service, where the settings say so (``egress-connect``).
 
         To services it would be a way round their routes, retries and policies. Raises NotImplementedMethod 501,
         NoTable 503 NR, ConnectDenied 403 NR.
         """
-        plane, authority = self.plane, request.authority
+        plane = self.plane
         ports = plane.settings.connect_ports
         if not ports or self.service is not None:
             raise _no_connect(self.name)
@@ -292,7 +292,7 @@ class OutboundListener(Listener):
             self._check_loop(exchange)
         if request.method in SPECIAL_METHODS:
             if request.method == CONNECT:
-                return self._route_connect(request)
+                return self.route_connect(request.authority)
             self._take_forward(request)
         table = plane.table
         if table is None:

@@ -30,13 +30,15 @@ TIMEOUT_S = 5.0
 )
 @click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
 def command(method: str, url: str, header: tuple[str, ...], admin: str, output: str) -> None:
-    """Explain which route and endpoint a request or a TCP connection would take.
+    """Explain which route and endpoint a request, a TCP connection or a tunnel would take.
 
     Asks the sidecar of the calling service; nothing is sent to the service itself.
 
     mesh why GET http://reviews/products/1 -H 'x-user: ada'
 
     mesh why TCP tcp://db
+
+    mesh why CONNECT https://api.example:443
     """
     asked = urlsplit(url)
     if not asked.netloc:
@@ -45,6 +47,8 @@ def command(method: str, url: str, header: tuple[str, ...], admin: str, output: 
         raise click.UsageError(
             f"{method} {url} is neither a request nor a connection; write: mesh why TCP tcp://SERVICE"
         )
+    if method.upper() == "CONNECT" and (asked.path.strip("/") or asked.query or header):
+        raise click.UsageError("a tunnel has a host and a port, and nothing else by which to choose: https://HOST:PORT")
     if asked.scheme == "tcp" and (asked.path.strip("/") or asked.query or header):
         raise click.UsageError("a TCP connection has no path, query or headers by which to choose: tcp://SERVICE")
     answer = asyncio.run(_ask(admin, method, url, header))
@@ -73,8 +77,8 @@ async def _ask(admin: str, method: str, url: str, headers: tuple[str, ...]) -> d
 def as_text(answer: dict[str, Any]) -> list[str]:
     """The answer for people."""
     asked = answer["request"]
-    scheme = "tcp" if asked["method"] == "TCP" else "http"
-    what = f"{asked['method']} {scheme}://{asked['authority']}{asked['target']}"
+    scheme = {"TCP": "tcp://", "CONNECT": ""}.get(asked["method"], "http://")
+    what = f"{asked['method']} {scheme}{asked['authority']}{asked['target']}"
     lines = [f"{what}  (table {answer.get('table', 'none')})"]
     lines.append(f"outcome: {answer['outcome']}")
     if "local_port" in answer:
