@@ -1,7 +1,7 @@
-"""One HTTP/2 connection as bytes: frames in, events out, frames out (RFC 9113). Pure: no sockets, no clock.
+"""One HTTP/2 connection as bytes: frames in, events out (RFC 9113); frames out are ``sending.py``. Pure: no sockets.
 
 Both sides speak it. ``feed`` reads whatever bytes have come and calls the owner of the stream, or ``Events`` for what
-concerns the connection; what is to be sent collects in ``out`` until the shell takes it. Frames are read whole (16 KiB
+concerns the connection. Frames are read whole (16 KiB
 at most, as we announce), heads are decoded at once, so that the peer's table stays in step also for streams nobody
 wants any more.
 
@@ -9,8 +9,7 @@ Flow control (§5.2): the stream's credit goes back when its owner is not paused
 the bytes; the connection's goes back at once, so that a slow stream never stalls its siblings. What is held for a
 paused stream is at most its window.
 
-What is not worth a frame has a budget (see ``budget.py``). Credit lets bodies out once for each ``feed``: in crumbs, it
-would walk all that wait for each of them. While the transport is full, it lets nothing out.
+What is not worth a frame has a budget (see ``budget.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from struct import Struct
 from typing import Final, Protocol
 
 from mesh.http.headers import Headers
-from proxy.http2.budget import Budget
 from proxy.http2.errors import ConnectionFault, ErrorCode, StreamFault
 from proxy.http2.frames import (
     ACK,
@@ -46,19 +44,16 @@ from proxy.http2.frames import (
     SETTINGS,
     WINDOW_UPDATE,
 )
-from proxy.http2.hpack import NO_TABLE, Decoder
-from proxy.http2.octets import HEADER_LIST_BYTES, encode, join_data
+from proxy.http2.hpack import Decoder
+from proxy.http2.octets import HEADER_LIST_BYTES, join_data
 from proxy.http2.octets import frame as _frame
+from proxy.http2.sending import DEFAULT_WINDOW, FRAME_BYTES, Sending
 from proxy.http2.stream import STREAM_WINDOW, Owner, Stream
 
-DEFAULT_WINDOW: Final = 65_535  # RFC 9113 §6.9.2, until settings say otherwise
 MAX_WINDOW: Final = 2**31 - 1
-FRAME_BYTES: Final = 16_384  # what we take, and the least a peer must take (§4.2)
 CONNECTION_WINDOW: Final = 1024 * 1024
 CONCURRENT: Final = 100  # RFC 9113 §6.5.2: no fewer
 MAX_LIST_BYTES: Final = 4 * HEADER_LIST_BYTES  # beyond it the connection ends, since nothing is decoded any more
-QUEUED_BYTES: Final = 64 * 1024  # of a stream's body that the peer's window does not let out; then its source is paused
-LET_OUT_BYTES: Final = 256 * 1024  # of bodies at once: the rest goes when the transport has taken that
 FRAMES_IN_A_TURN: Final = 500  # an ordinary read brings fewer; other connections wait meanwhile
 HASTY_S: Final = 1  # "at once"
 
@@ -83,11 +78,12 @@ class Events(Protocol):
         """The peer takes no more streams; those it did not begin have been reset as unprocessed."""
 
 
-class Connection:
+class Connection(Sending):
     """See the module. ``is_server``: the peer begins the streams."""
 
     def __init__(self, events: Events, *, is_server: bool) -> None:
         """Our preface and settings stand in ``out`` from the start."""
+        super().__init__()
         self._events = events
         self._is_server = is_server
         self._buffer = b""
@@ -98,37 +94,22 @@ class Connection:
         self._block_bytes = 0
         self._block_stream = 0
         self._block_ends = False
-        self._begun_block = False
-        self._budget = Budget()
         self._seconds = 0
         self.replies = 0
         """Answers to PING and SETTINGS so far: a peer that reads none of them may not ask without end."""
         self._credit = 0
         self._recv_window = CONNECTION_WINDOW
-        self._blocked: dict[int, Stream] = {}
-        self._credited: dict[int, None] = {}  # those of them that the peer gave credit in this feed
-        self._all_credited = False
-        self.is_held = False
-        """The transport is full: bodies wait, whatever credit there is."""
-        self.is_cut_short = False
-        """More may be let out (``let_go``) as soon as the transport has taken what was."""
-        self._let_out = 0
-        self.send_window = DEFAULT_WINDOW
-        self.streams: dict[int, Stream] = {}
         self.peer_window = DEFAULT_WINDOW
-        self.peer_frame_bytes = FRAME_BYTES
         self.peer_list_bytes: int | None = None
         """The largest header list it takes, as it says (§6.5.2)."""
         self.peer_concurrent = CONCURRENT  # until it says otherwise: more would be refused by most
         self.last_peer_stream = 0
         self._passed_over = 0
         self.next_stream = 1
-        self.goaway_sent: int | None = None
         self.goaway_received = False
         self.peer_takes_tunnels = False
         """It knows extended CONNECT (RFC 8441 §3); said in its first SETTINGS."""
         self.pings_acked = 0
-        self.out: list[bytes] = []
         ours = [
             (MAX_CONCURRENT_STREAMS, CONCURRENT),
             (INITIAL_WINDOW_SIZE, STREAM_WINDOW),
@@ -525,68 +506,6 @@ class Connection:
         most = 1 if self.awaits_settings else min(self.peer_concurrent, CONCURRENT)  # it may take one at a time
         return max(0, most - len(self.streams))
 
-    def send_headers(self, stream: Stream, fields: Headers, *, ended: bool) -> None:
-        """Send a head, or trailers where nothing of the body is queued any more."""
-        block = encode(fields)
-        if not self._begun_block:
-            self._begun_block = True
-            block = NO_TABLE + block
-        limit, flags = self.peer_frame_bytes, END_STREAM if ended else 0
-        if len(block) <= limit:
-            self.out.append(_frame(HEADERS, flags | END_HEADERS, stream.id, block))
-        else:
-            self.out.append(_frame(HEADERS, flags, stream.id, block[:limit]))
-            for start in range(limit, len(block), limit):
-                last = END_HEADERS if start + limit >= len(block) else 0
-                self.out.append(_frame(CONTINUATION, last, stream.id, block[start : start + limit]))
-        if ended:
-            self._ended(stream)
-
-    def send_data(self, stream: Stream, piece: bytes) -> None:
-        """Send a piece of the body, as far as the windows let it out; the rest waits."""
-        if stream.local_ended or stream.pending_end is not None:
-            return
-        size = len(piece)
-        if not stream.pending and self._lets_out(stream, size):
-            self._data_frames(stream.id, piece, 0)
-            return
-        stream.pending.append(piece)
-        stream.pending_bytes += size
-        self._pump(stream)
-
-    def send_last(self, stream: Stream, piece: bytes, trailers: Headers) -> None:
-        """Send the last piece of the body (it may be empty) and the end, with trailers or without."""
-        if stream.local_ended or stream.pending_end is not None:
-            return
-        if not trailers and not stream.pending and self._lets_out(stream, len(piece)):
-            self._data_frames(stream.id, piece, END_STREAM)
-            self._ended(stream)
-            return
-        if piece:
-            self.send_data(stream, piece)
-        if stream.pending:
-            stream.pending_end = trailers
-        elif trailers:
-            self.send_headers(stream, trailers, ended=True)
-        else:
-            self.out.append(_frame(DATA, END_STREAM, stream.id, b""))
-            self._ended(stream)
-
-    def hold(self) -> None:
-        """Send no bodies until ``let_go``: the peer does not take what was sent. Its credit alone fills no memory."""
-        self.is_held = True
-
-    def let_go(self) -> None:
-        """Send what was held, or a part of it: see ``is_cut_short``."""
-        self.is_held = self.is_cut_short = False
-        self._all_credited = True
-        self._pump_credited()
-
-    @property
-    def has_pending(self) -> bool:
-        """Tell whether bodies wait, for credit or for the transport."""
-        return bool(self._blocked)
-
     def stop_peer(self, stream: Stream) -> None:
         """§8.1: the rest of the request is not wanted; said as soon as the answer is out."""
         if stream.local_ended:
@@ -613,21 +532,6 @@ class Connection:
         if not stream.remote_ended:
             self._give_credit(stream)
 
-    def ping(self, data: bytes) -> None:
-        """Ask for a sign of life; ``pings_acked`` counts the answers."""
-        self.out.append(_frame(PING, 0, 0, data))
-
-    def goaway(self, last: int, code: ErrorCode = ErrorCode.NO_ERROR, message: str = "") -> None:
-        """Say that streams beyond ``last`` are not taken; first LAST_STREAM, later the true one: in order (§6.8)."""
-        self.goaway_sent = last
-        self.out.append(_frame(GOAWAY, 0, 0, _LONG.pack(last) + _LONG.pack(code) + message.encode()[:256]))
-
-    def take(self) -> bytes:
-        """What is to be sent now."""
-        self._let_out = 0
-        out, self.out = self.out, []
-        return out[0] if len(out) == 1 else b"".join(out)
-
     def forget_all(self) -> None:
         """The connection is lost: what waited to be sent is let go at once, not when cycles are collected."""
         for stream in self.streams.values():
@@ -644,77 +548,6 @@ class Connection:
         self._budget.tick()
 
     # --- inside -----------------------------------------------------------------------------------------------------
-
-    def _data_frames(self, number: int, piece: bytes, flags: int) -> None:
-        limit, out = self.peer_frame_bytes, self.out
-        size = len(piece)
-        if size <= limit:
-            out.append(_frame(DATA, flags, number, piece))
-            self._budget.earn_by_sending(size)
-        else:
-            for start in range(0, size, limit):
-                is_last = start + limit >= size
-                out.append(_frame(DATA, flags if is_last else 0, number, piece[start : start + limit]))
-                self._budget.earn_by_sending(limit)
-
-    def _lets_out(self, stream: Stream, size: int) -> bool:
-        """Take a piece off both windows, if it may go out whole and now."""
-        if size > stream.send_window or size > self.send_window or self.is_held or self.is_cut_short:
-            return False
-        stream.send_window -= size
-        self.send_window -= size
-        self._let_out += size
-        if self._let_out >= LET_OUT_BYTES:
-            self.is_cut_short = True
-        return True
-
-    def _pump(self, stream: Stream) -> None:
-        """Let out of a stream's queue what the windows allow; tell its source when it may go on, or has to stop."""
-        pending = stream.pending
-        while pending:
-            room = min(stream.send_window, self.send_window)
-            if room <= 0 or self.is_held or self.is_cut_short:
-                break
-            piece = pending[0]
-            if len(piece) <= room:
-                pending.popleft()
-            else:
-                pending[0] = piece[room:]
-                piece = piece[:room]
-            size = len(piece)
-            stream.send_window -= size
-            self.send_window -= size
-            stream.pending_bytes -= size
-            self._let_out += size
-            self.is_cut_short = self._let_out >= LET_OUT_BYTES
-            is_last = not pending and stream.pending_end == []
-            self._data_frames(stream.id, piece, END_STREAM if is_last else 0)
-            if is_last:
-                stream.pending_end = None
-                self._ended(stream)
-        if pending:
-            self._blocked[stream.id] = stream
-        else:
-            self._blocked.pop(stream.id, None)
-            if stream.pending_end is not None:
-                trailers, stream.pending_end = stream.pending_end, None
-                self.send_headers(stream, trailers, ended=True)
-        writable = stream.pending_bytes < QUEUED_BYTES
-        if writable is not stream.is_writable:
-            stream.is_writable = writable
-            if stream.owner is not None:
-                stream.owner.on_writable(writable=writable)
-
-    def _pump_credited(self) -> None:
-        numbers = tuple(self._blocked if self._all_credited else self._credited)
-        self._all_credited = False
-        self._credited.clear()
-        for number in numbers:
-            if self.send_window <= 0 or self.is_held or self.is_cut_short:
-                break
-            stream = self._blocked.pop(number, None)  # to the end of the line, if it is blocked again
-            if stream is not None:
-                self._pump(stream)
 
     def _give_credit(self, stream: Stream) -> None:
         if stream.unacked >= STREAM_WINDOW // 2:

@@ -13,11 +13,11 @@ from mesh.model.policy import AppProtocol
 from mesh.model.service import Endpoint
 from proxy.http1.limits import ConnectionLimits
 from proxy.http2 import hpack, octets
-from proxy.http2.codec import QUEUED_BYTES
 from proxy.http2.connection import MAX_UNTAKEN_BYTES
 from proxy.http2.downstream import Http2Downstream
 from proxy.http2.errors import ErrorCode
 from proxy.http2.frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM
+from proxy.http2.sending import QUEUED_BYTES
 from tests.support.control import background
 from tests.support.http2 import BOMB, BOMB_FIELD, FLOODS, GET, PREFACE, START, credit, frame, frames, head, settings
 from tests.support.mesh import Client, Mesh, Request, mesh, name, speak
