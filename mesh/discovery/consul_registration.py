@@ -8,6 +8,7 @@ the agent's 200 connections for each sidecar of the host; what it would gain is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -29,6 +30,8 @@ TTL_S: Final = 10.0  # of the check where the caller gives none: five renewals
 TTL_DEREGISTER_AFTER_S: Final = 600.0  # as HealthCheck.deregister_after_s
 CLOSE_TIMEOUT_S: Final = 3.0
 
+_IN_DOUBT: Final = object()
+"""What Consul checks by, while it has not answered what it was told."""
 _STATUS: Final = {
     Health.PASSING: "passing",
     Health.WARNING: "warning",
@@ -126,8 +129,10 @@ class ConsulRegistration:
         self.instance = instance
         self.health = health
         self.health_check = health_check
-        self._told_check = health_check
+        self._told_check: object = health_check
         """What the agent checks by, as it was told last."""
+        self._telling = asyncio.Lock()
+        """One renewal at a time, since each goes by what the one before was answered."""
         self._client = client
         self._backoff = Backoff(rng)
         self._tasks = Tasks(f"consul registration of {instance.endpoint.id}")
@@ -158,7 +163,8 @@ class ConsulRegistration:
         """Register with the other check, and with the program's state as that check's first status."""
         if health_check != self.health_check:
             self.health_check = health_check
-            await self._renew()
+            if not (self._is_taken_over or self._is_closed):
+                await self._renew()
 
     @property
     def is_leaving(self) -> bool:
@@ -183,6 +189,9 @@ class ConsulRegistration:
         await self._tasks.close()
         if self._is_taken_over:
             return  # under that id lives somebody else now
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S), self._telling:
+                pass  # what is on its way would register it again
         try:
             reply = await self._client.call(
                 "PUT", f"/v1/agent/service/deregister/{self._id}", timeout_s=CLOSE_TIMEOUT_S
@@ -196,10 +205,12 @@ class ConsulRegistration:
         status = Health.CRITICAL if self._is_leaving else self.health
         told_check = self.health_check  # which may change meanwhile
         body = registration_body(self.instance, status, told_check)
+        self._told_check = _IN_DOUBT
         check(await self._client.call("PUT", "/v1/agent/service/register?replace-existing-checks=true", body))
-        self._is_registered, self._told_check = True, told_check
+        self._is_registered = True
         if self._is_leaving:
             check(await self._put_maintenance())
+        self._told_check = told_check
 
     async def _put_maintenance(self) -> Reply:
         path = f"/v1/agent/service/maintenance/{self._id}?enable=true&reason=leaving"
@@ -224,6 +235,11 @@ class ConsulRegistration:
                 self._backoff.succeeded()
 
     async def _renew(self) -> None:
+        async with self._telling:
+            if not self._is_closed:
+                await self._renew_alone()
+
+    async def _renew_alone(self) -> None:
         if not self._is_registered:
             await self._register()
             return

@@ -57,6 +57,7 @@ MAX_LIST_BYTES: Final = 4 * HEADER_LIST_BYTES  # beyond it the connection ends, 
 FRAMES_IN_A_TURN: Final = 500  # an ordinary read brings fewer; other connections wait meanwhile
 HASTY_S: Final = 1  # "at once"
 
+_OF_A_BODY: Final = (b"\0", b"")  # the kind of a frame of which so much is there, or may be
 _HEAD: Final = Struct(">BHBBL")
 _LONG: Final = Struct(">L")
 _SETTING: Final = Struct(">HL")
@@ -95,6 +96,7 @@ class Connection(Sending):
         self._block_stream = 0
         self._block_ends = False
         self._seconds = 0
+        self._frames = 0
         self.replies = 0
         """Answers to PING and SETTINGS so far: a peer that reads none of them may not ask without end."""
         self._credit = 0
@@ -158,20 +160,22 @@ class Connection(Sending):
             self._read_frame(kind, flags, number & LAST_STREAM, buffer[position + 9 : end])
             position = end
         self._buffer = buffer[position:] if position else buffer
+        self._frames += read
         if self._all_credited or self._credited:
             self._pump_credited()
         return read == FRAMES_IN_A_TURN
 
     @property
-    def unfinished(self) -> bytes:
-        """Tells apart what the peer has begun to send and not ended, a head or a frame; empty where there is nothing.
+    def unfinished(self) -> int:
+        """Tells apart what the peer has begun to send and not ended, a head or a frame; 0 where there is nothing.
 
         Bodies aside: they may take their time, and their streams are watched.
         """
         if self._block_stream:
-            return b"%d" % self._block_stream
-        header = self._buffer[:9]
-        return b"" if self.streams and header[3:4] == b"\0" else header
+            return -self._block_stream
+        if not self._buffer or (self.streams and self._buffer[3:4] in _OF_A_BODY):
+            return 0
+        return self._frames + 1
 
     def _read_frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if self.awaits_settings:

@@ -46,7 +46,7 @@ class Http2Downstream(Http2Connection):
         self._last_read_s = self._plane.now_s
         self._pings_before = 0
         self._paused_s = 0.0
-        self._unfinished = b""
+        self._unfinished = 0
         self._unfinished_s = 0.0
 
     @property

@@ -10,8 +10,9 @@ from mesh.model.name import Name
 from mesh.model.policy import AppProtocol, ServicePolicy
 from proxy.http1.limits import ConnectionLimits
 from proxy.http2.errors import ErrorCode
-from proxy.http2.frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE
+from proxy.http2.frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM
 from tests.support.http2 import POST, START, frame, frames, head, settings
+from tests.support.http2_peer import Peer
 from tests.support.mesh import Client, Mesh, Request, mesh, read_body, speak
 
 LONG = 60.0
@@ -110,6 +111,40 @@ async def test_a_body_may_drip() -> None:
             while not any(payload == b"30" for _, _, _, payload in frames(data)):
                 data += await client.reader.read(1 << 16)
         client.writer.transport.abort()
+
+
+async def test_a_body_that_nobody_wants_any_more_may_come_slowly_too() -> None:
+    """The answer came early, and what the client had sent by then is still on its way: each frame in time for itself."""
+
+    async def refuses(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 3\r\n\r\nbig")
+
+    limits = ConnectionLimits(first_byte_s=LONG, idle_s=LONG, head_s=0.5, stall_s=LONG)
+    async with mesh().service("pay", replies=[refuses]).limits(limits).start() as m:
+        speak(m, "pay", AppProtocol.HTTP)
+        client = await m.connect()
+        client.send(START + head(1, POST, END_HEADERS))
+        data, piece = b"", frame(DATA, 0, 1, b"x" * 1000)
+        async with asyncio.timeout(20):
+            while not any(kind == RST_STREAM for kind, *_ in frames(data)):
+                data += await client.reader.read(1 << 16)
+            client.send(piece[:500])
+            for _ in range(12):
+                await asyncio.sleep(0.3)
+                client.send(piece[500:] + piece[:500])
+            client.send(piece[500:] + frame(PING, 0, 0, b"the last"))
+            while b"the last" not in data:
+                more = await client.reader.read(1 << 16)
+                assert more, frames(data)
+                data += more
+        assert not any(kind == GOAWAY for kind, *_ in frames(data))
+        client.writer.transport.abort()
+
+
+@pytest.mark.parametrize("size", range(9))
+def test_a_frame_of_a_body_is_one_from_its_first_byte(size: int) -> None:
+    peer = Peer().feed(START + head(1, POST, END_HEADERS) + frame(DATA, 0, 1, b"x" * 100)[:size])
+    assert not peer.connection.unfinished
 
 
 async def test_heads_that_come_one_after_the_other_are_each_in_time() -> None:
