@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
+from proxy import tls
 from proxy.callbacks import Callbacks, set_callbacks
 from proxy.first_bytes import Spoken, likely, spoken
 from proxy.http1.downstream import Http1Downstream
@@ -37,6 +38,7 @@ class DetectingDownstream:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected: the wait for its first bytes begins."""
         self.transport = cast("asyncio.Transport", transport)
+        tls.hear_end(transport, self._on_close_notify)
         if self._listener.admit(self):
             self._wait()
         else:
@@ -54,6 +56,15 @@ class DetectingDownstream:
     def eof_received(self) -> bool | None:
         """It sends no more, and may still read: what it has sent is all there is to go by."""
         return self._hand_over(likely(self._seen)).eof_received()
+
+    def _on_close_notify(self) -> None:
+        """The same, told by TLS, before anything else was."""
+        if not self.transport.is_closing():
+            after = self._hand_over(likely(self._seen))
+            if isinstance(after, TcpDownstream):
+                after.on_close_notify()
+            else:
+                self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed, by either side, before anything was decided."""
@@ -98,7 +109,12 @@ class DetectingDownstream:
         """Its place on the listener becomes the next one's, so that there is room for it in any case."""
         self._stop_waiting()
         self._listener.forget(self)
-        after: Callbacks = Http1Downstream(self._listener) if found is Spoken.HTTP else TcpDownstream(self._listener)
+        after: Callbacks
+        if found is Spoken.HTTP:
+            after = Http1Downstream(self._listener)
+            tls.hear_end(self.transport, self.transport.close)  # who ends there waits for no answer
+        else:
+            after = TcpDownstream(self._listener)
         set_callbacks(self.transport, after)
         after.connection_made(self.transport)
         if self._seen:

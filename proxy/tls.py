@@ -83,6 +83,7 @@ class ServerTls:
         contexts = []
         for pair in self._settings.pairs:
             context = _context(ssl.PROTOCOL_TLS_SERVER, self._protocols)
+            context.sslobject_class = _ServerConnection
             _load_pair(context, pair)
             if self._settings.client_ca is not None:
                 _load_ca(context, self._settings.client_ca)
@@ -221,6 +222,26 @@ class _ClientConnection(ssl.SSLObject):
             self.below.write(self.outgoing.read())
 
 
+class _ServerConnection(ssl.SSLObject):
+    """May be half closed by its client: whoever asks for that hears of close_notify, and the loop does not.
+
+    It would end the other direction at once (uvloop), of which RFC 8446 §6.1 says nothing.
+    """
+
+    on_end: Callable[[], object] | None = None
+
+    def read(self, len: int = 1024, buffer: Any = None) -> bytes:  # noqa: A002, ANN401 - as the base class
+        data = super().read(len, buffer)
+        if not data and self.on_end is not None:
+            asyncio.get_running_loop().call_soon(self._tell_end)  # behind what this read has brought
+            raise ssl.SSLWantReadError
+        return data
+
+    def _tell_end(self) -> None:
+        if self.on_end is not None:  # who has it now: what has just come may have told what is spoken
+            self.on_end()
+
+
 class _ClientContext(ssl.SSLContext):
     """Gives each connection the handshake that was put in line for it: uvloop has no other way to pass a session."""
 
@@ -251,6 +272,16 @@ class _ClientContext(ssl.SSLContext):
 def laid_over(secured: asyncio.BaseTransport, below: asyncio.WriteTransport) -> None:
     """Tell a connection to an endpoint, whose handshake is done, which one it is laid over: see ``half_close``."""
     secured.get_extra_info("ssl_object").below = below
+
+
+def hear_end(secured: asyncio.BaseTransport, on_end: Callable[[], object]) -> None:
+    """Have ``on_end`` called when a client sends no more (close_notify), and go on sending to it.
+
+    Where the connection is in clear text, its end is heard of otherwise.
+    """
+    connection = secured.get_extra_info("ssl_object")
+    if connection is not None:
+        connection.on_end = on_end
 
 
 def half_close(secured: asyncio.BaseTransport) -> None:

@@ -119,8 +119,21 @@ class TunnelDownstream(TunnelEnd):
         self.body = RequestBody(self, keeps=False)
         self.peer_address = ""
         self.peer_port = 0
+        if transport is not None:
+            tls.hear_end(transport, self.on_close_notify)
 
     # --- the transport's side ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        super().connection_made(transport)
+        tls.hear_end(transport, self.on_close_notify)
+
+    def on_close_notify(self) -> None:
+        """The client sends no more, and may still read."""
+        if not self.transport.is_closing():
+            self.end_of_client()
+            self._plane.trampoline.drain()
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
@@ -146,7 +159,7 @@ class TunnelDownstream(TunnelEnd):
         """The client sends no more, and may still read."""
         self.end_of_client()
         self._plane.trampoline.drain()
-        return not self.is_tls  # TLS closes both directions
+        return not self.is_tls  # that of TLS is heard of before; here the connection below has ended
 
     def end_of_client(self) -> None:
         """Its direction is over."""

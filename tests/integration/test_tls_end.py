@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -12,17 +13,19 @@ from mesh.model.policy import AppProtocol, TlsPolicy
 from proxy.http1.limits import ConnectionLimits
 from proxy.http2.frames import DATA, END_HEADERS, GOAWAY, HEADERS
 from proxy.listener import OutboundListener
-from proxy.tls import ClientSettings, ClientTls
+from proxy.tls import ClientSettings, ClientTls, ServerSettings, ServerTls
 from tests.support.certificates import Authority
 from tests.support.control import background
 from tests.support.hang_up import until_hung_up
 from tests.support.http2 import PREFACE, frame, head, settings
-from tests.support.mesh import mesh, name, serve
+from tests.support.mesh import inbound_listener, mesh, name, serve
 from tests.support.process import until
 from tests.support.tls import (
     VERSIONS,
     declare,
+    pair,
     server_context,
+    trusting,
 )
 
 
@@ -67,6 +70,120 @@ async def test_an_endpoint_hears_that_its_client_has_ended_and_answers(
             await answering
             await until(lambda: m.plane.services[name("web")].usage.connections == 0, what="the connection to close")
             assert not m.plane.exchanges
+
+
+class HalfClosing:
+    """A client over TLS that can end its direction, which Python's own do not offer."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext) -> None:
+        self._reader, self._writer = reader, writer
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="web")
+
+    async def _moved(self, do: Callable[[], Any]) -> Any:
+        """Do it as soon as enough has come."""
+        while True:
+            try:
+                return do()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                data = await self._reader.read(1 << 16)
+                self._incoming.write(data) if data else self._incoming.write_eof()
+            finally:
+                await self._flush()
+
+    async def _flush(self) -> None:
+        self._writer.write(self._outgoing.read())
+        await self._writer.drain()
+
+    async def begin(self) -> None:
+        await self._moved(self._tls.do_handshake)
+
+    async def send_and_end(self, data: bytes) -> None:
+        for start in range(0, len(data), 1 << 16):
+            self._tls.write(data[start : start + (1 << 16)])
+            await self._flush()
+        with suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        await self._flush()
+
+    async def receive(self) -> bytes:
+        """To the other side's close_notify."""
+        got = b""
+        while True:
+            try:
+                data = await self._moved(lambda: self._tls.read(1 << 16))
+            except ssl.SSLZeroReturnError:
+                return got
+            if not data:
+                return got
+            got += data
+
+
+@VERSIONS
+@pytest.mark.parametrize("size", [3, 3_000_000])
+@pytest.mark.parametrize("how", ["tcp", "detect"])
+async def test_a_client_over_tls_that_has_said_all_is_answered(
+    authority: Authority, version: ssl.TLSVersion, size: int, how: str
+) -> None:
+    """Its program hears that it has ended, as it does of a client of plain TCP, and has all the time it wants."""
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        data = await reader.read()
+        await asyncio.sleep(0.2)
+        writer.write(b"%d bytes" % len(data) + b"." * 300_000)
+        await writer.drain()
+        writer.close()
+
+    program = await asyncio.start_server(count, "127.0.0.1", 0)
+    async with program, AsyncExitStack() as stack, asyncio.timeout(20):
+        m = await stack.enter_async_context(mesh().start())
+        where = program.sockets[0].getsockname()[1]
+        listener = inbound_listener(
+            m.plane, "web-0", where, ConnectionLimits(), is_tcp=how == "tcp", detects=how == "detect"
+        )
+        listener.tls = ServerTls(ServerSettings((pair(authority.issue("web")),)), ())
+        port = await serve(stack, listener)
+        context = trusting(authority)
+        context.maximum_version = version
+        client = HalfClosing(*await asyncio.open_connection("127.0.0.1", port), context)
+        await client.begin()
+        await client.send_and_end(b"\0" * size)
+        assert await client.receive() == b"%d bytes" % size + b"." * 300_000
+        client._writer.close()
+        await until(lambda: not (m.plane.exchanges or listener.connections), what="the connection to be over")
+
+
+async def test_a_client_over_tls_that_leaves_altogether_leaves_nothing(authority: Authority) -> None:
+    """Most send close_notify and close the connection below at once, whatever is on its way to them."""
+    gone = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(b"x" * 1000)
+                await writer.drain()
+                await reader.read(1)
+        writer.close()
+        gone.set()
+
+    program = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with program, AsyncExitStack() as stack, asyncio.timeout(20):
+        m = await stack.enter_async_context(mesh().start())
+        where = program.sockets[0].getsockname()[1]
+        listener = inbound_listener(m.plane, "web-0", where, ConnectionLimits(), is_tcp=True)
+        listener.tls = ServerTls(ServerSettings((pair(authority.issue("web")),)), ())
+        port = await serve(stack, listener)
+        for number in range(20):
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting(authority), server_hostname="web")
+            writer.write(b"x")
+            await writer.drain()
+            if number % 2:
+                writer.close()
+            else:
+                writer.transport.abort()
+        await gone.wait()
+        await until(lambda: not (m.plane.exchanges or listener.connections), what="all to be over")
 
 
 class Below:
