@@ -119,15 +119,16 @@ class TunnelDownstream(TunnelEnd):
         self.body = RequestBody(self, keeps=False)
         self.peer_address = ""
         self.peer_port = 0
-        if transport is not None:
-            tls.hear_end(transport, self.on_close_notify)
+        if self.is_tls:
+            tls.hear_end(self.transport, self.on_close_notify)
 
     # --- the transport's side ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
         super().connection_made(transport)
-        tls.hear_end(transport, self.on_close_notify)
+        if self.is_tls:
+            tls.hear_end(transport, self.on_close_notify)
 
     def on_close_notify(self) -> None:
         """The client sends no more, and may still read."""

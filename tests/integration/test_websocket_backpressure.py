@@ -114,6 +114,19 @@ def held_bytes(m: Mesh) -> int:
     return max(end.get_write_buffer_size() for end in ends if end is not None)
 
 
+class LateServer:
+    """Reads when it may, and tells whether all of it came."""
+
+    def __init__(self) -> None:
+        self.may_read, self.was_right = asyncio.Event(), asyncio.Event()
+
+    async def serve(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(switched(request))
+        await self.may_read.wait()
+        if await read_all(request.reader):
+            self.was_right.set()
+
+
 @asynccontextmanager
 async def at_last(event: asyncio.Event) -> AsyncIterator[None]:
     """Whoever waits for it goes on in any case."""
@@ -164,16 +177,14 @@ async def test_a_client_that_reads_slowly_stops_its_server(client: str, between:
 
 @pytest.mark.parametrize("between", ["", "http1", "http2"])
 async def test_a_server_that_reads_slowly_stops_its_client(between: str) -> None:
-    may_read, was_right = asyncio.Event(), asyncio.Event()
-
-    async def server(request: Request, writer: asyncio.StreamWriter) -> None:
-        writer.write(switched(request))
-        await may_read.wait()
-        if await read_all(request.reader):
-            was_right.set()
-
+    late = LateServer()
     sender = Sender()
-    async with chat(server, between) as m, asyncio.timeout(50), asyncio.TaskGroup() as group, at_last(may_read):
+    async with (
+        chat(late.serve, between) as m,
+        asyncio.timeout(50),
+        asyncio.TaskGroup() as group,
+        at_last(late.may_read),
+    ):
         client = await m.connect()
         client.send(UPGRADE)
         assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
@@ -181,22 +192,20 @@ async def test_a_server_that_reads_slowly_stops_its_client(between: str) -> None
         await sender.until_stalled()
         assert held_bytes(m) < HELD_BYTES
         assert 0 < sender.pieces < PIECES
-        may_read.set()
-        await was_right.wait()
+        late.may_read.set()
+        await late.was_right.wait()
 
 
 @pytest.mark.parametrize("between", ["", "http1", "http2"])
 async def test_an_http2_client_has_no_more_credit_than_its_server_takes(between: str) -> None:
     """Frames beyond the window would be a fault of the client, so it counts."""
-    may_read, was_right = asyncio.Event(), asyncio.Event()
-
-    async def server(request: Request, writer: asyncio.StreamWriter) -> None:
-        writer.write(switched(request))
-        await may_read.wait()
-        if await read_all(request.reader):
-            was_right.set()
-
-    async with chat(server, between) as m, asyncio.timeout(50), asyncio.TaskGroup() as group, at_last(may_read):
+    late = LateServer()
+    async with (
+        chat(late.serve, between) as m,
+        asyncio.timeout(50),
+        asyncio.TaskGroup() as group,
+        at_last(late.may_read),
+    ):
         client = await m.connect()
         client.send(PREFACE + settings() + head(1, CONNECT, END_HEADERS))
         windows, sender = {0: 65_535, 1: 65_535}, Sender()
@@ -238,6 +247,6 @@ async def test_an_http2_client_has_no_more_credit_than_its_server_takes(between:
         await sender.until_stalled()
         assert held_bytes(m) < HELD_BYTES
         assert 0 < sender.pieces < PIECES
-        may_read.set()
-        await was_right.wait()
+        late.may_read.set()
+        await late.was_right.wait()
         hearing.cancel()
